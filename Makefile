@@ -1,0 +1,51 @@
+# Four verbs for the project (install, check, test, verify) and one for its user (run).
+VENV ?= .venv
+BOOTSTRAP_PYTHON ?= python3
+PYTHON := $(VENV)/bin/python
+# Wheels only: nothing is compiled at install. torch is pinned because other ranges pull gigabytes of CUDA builds.
+PIP := $(PYTHON) -m pip --disable-pip-version-check install --quiet --only-binary=:all: -c deploy/constraints.txt
+
+.PHONY: run install check test verify bench gpu clean
+
+run: $(VENV)/.serve
+	@$(PYTHON) -m gemline.cli.main up
+
+install: $(VENV)/.dev
+
+$(PYTHON):
+	$(BOOTSTRAP_PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: pyproject.toml deploy/constraints.txt | $(PYTHON)
+	@echo "installing gemline into $(VENV) (a few minutes the first time)"
+	$(PIP) torch==2.13.0
+	$(PIP) hatchling editables
+	$(PIP) --no-build-isolation -e '.[serve]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.serve
+	$(PIP) --no-build-isolation -e '.[dev]'
+	@touch $@
+
+check: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m mypy tests
+	$(VENV)/bin/lint-imports
+
+# The fast tests first: a mistake shows in seconds; then those that start processes, then Ray.
+test: $(VENV)/.dev
+	$(PYTHON) -m pytest -m "not slow and not ray"
+	$(PYTHON) -m pytest -m "slow and not ray"
+	$(PYTHON) -m pytest -m "ray"
+
+verify: $(VENV)/.dev
+	PYTHON=$(PYTHON) deploy/generate_protos.sh
+	$(PYTHON) tests/golden/make.py
+	git diff --exit-code
+
+bench: $(VENV)/.dev
+	$(PYTHON) tests/bench/token_cost.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Gemma 2's operations on tensors. `reference` is plain torch and specifies each; faster backends sit beside it."""

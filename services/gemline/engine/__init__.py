@@ -1,0 +1,1 @@
+"""Gemma 2 itself: config, weights, model, blocks, scheduler, sampling. Knows no network."""

@@ -1,0 +1,60 @@
+"""What an engine step says of the sequences it moved. Plain data: no torch, no network."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class FinishReason(Enum):
+    """Why a sequence ended."""
+
+    STOP = "stop"  # one of its stop_token_ids was generated
+    LENGTH = "length"  # max_tokens was reached
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Natural logs of the probabilities at one position: the chosen token first, then the likeliest in order."""
+
+    token_ids: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One sequence got one token; `finish` is set when it was the last."""
+
+    seq_id: int
+    token_id: int
+    logprobs: Logprobs | None = None
+    finish: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailureEvent:
+    """One sequence cannot go on; the message is for the user. The others are not touched."""
+
+    seq_id: int
+    code: str  # a code of gemline.errors
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillEvent:
+    """A held sequence's keys and values are in the cache for positions [0, num_computed)."""
+
+    seq_id: int
+    num_computed: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """All that one engine step did."""
+
+    tokens: tuple[TokenEvent, ...] = ()
+    prefills: tuple[PrefillEvent, ...] = ()
+    failures: tuple[FailureEvent, ...] = ()
+    num_running: int = 0
+    num_waiting: int = 0
+    num_batch_tokens: int = 0
+    num_preempted: int = 0
+    duration_s: float = field(default=0.0, compare=False)

@@ -1,0 +1,94 @@
+"""What a user asked for and what goes back, free of HTTP and gRPC: the words the two fronts and the core share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """Whose key was used."""
+
+    tenant_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation: role is "user", "assistant" or "system"."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """What the user set, unchecked; None where the default holds. Ranges: inference.proto, SamplingOptions."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One of three: raw text, token ids, or the messages of a conversation."""
+
+    text: str | None = None
+    token_ids: tuple[int, ...] | None = None
+    messages: tuple[Message, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One answer to generate. `request_id` is ours, never the client's."""
+
+    request_id: str
+    model: str
+    prompt: Prompt
+    sampling: SamplingOptions
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token with its natural-log probability; `data` are its exact bytes."""
+
+    token_id: int
+    text: str
+    data: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class PositionLogprobs:
+    """The chosen token at one generated position and the likeliest ones, the likeliest first."""
+
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is new in an answer. The last piece, and only it, has finish_reason ("stop" or "length") and usage."""
+
+    text: str
+    logprobs: tuple[PositionLogprobs, ...] = ()
+    finish_reason: str | None = None
+    usage: Usage | None = None

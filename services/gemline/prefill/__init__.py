@@ -1,0 +1,1 @@
+"""The prefill worker: a prompt in, its keys, values and first token out."""

@@ -1,0 +1,1 @@
+"""Running the processes: settings, Ray Serve deployments, bare processes, the local stack. The only importer of ray."""

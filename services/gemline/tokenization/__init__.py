@@ -1,0 +1,1 @@
+"""The tokenization worker: text in, token ids out."""
