@@ -59,5 +59,6 @@ class WorkerRecord:
         fields: dict[str, Any] = {name: value for name, value in json.loads(text).items() if name in known}
         card = {name: value for name, value in fields["model"].items() if name in ModelCard.__dataclass_fields__}
         card["stop_token_ids"] = tuple(card["stop_token_ids"])
-        fields |= {"role": Role(fields["role"]), "state": State(fields["state"]), "model": ModelCard(**card)}
+        state = State(fields.get("state", State.READY))
+        fields |= {"role": Role(fields["role"]), "state": state, "model": ModelCard(**card)}
         return cls(**fields)

@@ -1,0 +1,1 @@
+"""What `gemline doctor` looks at. Each check is a function without side effects that stay."""

@@ -1,0 +1,73 @@
+"""Reads the ready file that `gemline up` writes: where the newest stack of this machine is, and a key for it."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gemline.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyProcess:
+    """One process of the stack."""
+
+    role: str
+    pid: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyStack:
+    """What a client needs to know of a stack that serves."""
+
+    path: Path
+    http: str  # URL
+    grpc: str  # host:port
+    api_key: str | None
+    model: str
+    processes: tuple[ReadyProcess, ...]
+
+
+def default_ready_file() -> Path:
+    """The path $GEMLINE_READY_FILE, else ready.json in $GEMLINE_CACHE, else in ~/.cache/gemline."""
+    if path := os.environ.get("GEMLINE_READY_FILE"):
+        return Path(path)
+    return cache_dir() / "ready.json"
+
+
+def cache_dir() -> Path:
+    """Where gemline keeps what it can make again."""
+    return Path(os.environ.get("GEMLINE_CACHE") or Path.home() / ".cache" / "gemline")
+
+
+def read_ready(path: Path) -> ReadyStack:
+    """What the file says; raises ConfigurationError naming the file when it is missing or damaged."""
+    try:
+        fields = json.loads(path.read_bytes())
+        return _parse(path, fields)
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"no stack is ready on this machine ({path} is missing): run `gemline up`, or give --address HOST:PORT"
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(f"ready file {path}: {error.strerror}") from None
+    except (ValueError, TypeError, AttributeError):
+        raise ConfigurationError(f"ready file {path}: not the JSON that `gemline up` writes") from None
+    except KeyError as error:
+        raise ConfigurationError(f"ready file {path}: field {error} is missing") from None
+
+
+def _parse(path: Path, fields: dict[str, Any]) -> ReadyStack:
+    return ReadyStack(
+        path=path,
+        http=str(fields["http"]),
+        grpc=str(fields["grpc"]),
+        api_key=str(fields["api_key"]) if fields.get("api_key") else None,
+        model=str(fields.get("model", "")),
+        processes=tuple(
+            ReadyProcess(str(process["role"]), int(process["pid"]), str(process["address"]))
+            for process in fields.get("processes", [])
+        ),
+    )

@@ -1,0 +1,158 @@
+"""`gemline up`: everything on this machine, a first answer, and all of it gone again at Ctrl-C."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from gemline.serve.ready import Ready
+    from gemline.serve.settings import StackSettings
+
+_FIRST_PROMPT = "Hello! Who are you?"
+_FIRST_ANSWER_TOKENS = 48
+
+
+def up(
+    model: Annotated[str | None, typer.Option(help="directory or Hugging Face id; default: a small demo model")] = None,
+    runner: Annotated[Literal["ray", "process"], typer.Option(help="Ray Serve, or bare processes")] = "ray",
+    topology: Annotated[
+        Literal["split", "colocated"], typer.Option(help="prefill on workers of its own, or in the decode workers")
+    ] = "split",
+    prefill: Annotated[int, typer.Option(help="prefill workers")] = 1,
+    decode: Annotated[int, typer.Option(help="decode workers")] = 1,
+    tokenization: Annotated[int, typer.Option(help="tokenization workers")] = 1,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option(help="0: any free one")] = 8080,
+    grpc_port: Annotated[int, typer.Option(help="0: any free one")] = 50051,
+    redis_url: Annotated[
+        str | None, typer.Option(envvar="GEMLINE_REDIS_URL", help="default: an embedded Redis")
+    ] = None,
+    keys_file: Annotated[
+        Path | None, typer.Option(help="API keys, a line `tenant:key` each; default: one new key")
+    ] = None,
+    served_model_name: Annotated[str | None, typer.Option(help="default: the model's own name")] = None,
+    kv_blocks: Annotated[int | None, typer.Option(help="KV blocks of each engine; default: from memory")] = None,
+    max_running: Annotated[int, typer.Option(help="most sequences that run at once on a worker")] = 64,
+    max_batch_tokens: Annotated[int, typer.Option(help="most tokens in one engine step")] = 512,
+    threads: Annotated[
+        int | None, typer.Option(help="torch threads of each engine; default: the cores, shared")
+    ] = None,
+    system_prompt: Annotated[
+        Literal["refuse", "prepend"], typer.Option(help="system messages: an error, or put before the first user turn")
+    ] = "refuse",
+    ready_file: Annotated[Path | None, typer.Option(help="JSON with addresses, key and processes, once ready")] = None,
+    first_prompt: Annotated[str, typer.Option(help="asked once ready; empty: nothing")] = _FIRST_PROMPT,
+) -> None:
+    """Start Redis, workers and gateway on this machine, answer a first request, and stay until Ctrl-C."""
+    from gemline.cli.ready import default_ready_file
+    from gemline.serve.settings import StackSettings
+
+    settings = StackSettings(
+        model=model,
+        runner=runner,
+        topology=topology,
+        num_tokenization=tokenization,
+        num_prefill=prefill,
+        num_decode=decode,
+        dtype=dtype,
+        host=host,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        redis_url=redis_url,
+        keys_file=keys_file,
+        served_model_name=served_model_name,
+        kv_blocks=kv_blocks,
+        max_running=max_running,
+        max_batch_tokens=max_batch_tokens,
+        threads=threads,
+        system_prompt=system_prompt,
+        ready_file=ready_file or default_ready_file(),
+    )
+    asyncio.run(_run(settings, first_prompt))
+
+
+async def _run(settings: "StackSettings", first_prompt: str) -> None:
+    from gemline.serve.stack import Stack
+
+    begun = time.monotonic()
+    stopped = _stop_event()
+    stack = Stack(settings, lambda line: print(f"  {time.monotonic() - begun:5.1f} s  {line}", flush=True))
+    print("gemline is starting", flush=True)
+    start = asyncio.create_task(stack.start())
+    await _first(start, stopped)
+    if not start.done():
+        start.cancel()
+        await asyncio.gather(start, return_exceptions=True)
+        return
+    ready = start.result()
+    try:
+        _print_addresses(ready, time.monotonic() - begun)
+        if first_prompt and ready.api_key:
+            await _first(asyncio.create_task(_ask(ready, first_prompt)), stopped)
+        print("\nserving; Ctrl-C stops everything", flush=True)
+        await _first(asyncio.create_task(stack.wait()), stopped)
+        if not stopped.is_set():
+            print(f"the gateway has ended; see {ready.log_dir}/gateway.log", file=sys.stderr)
+    finally:
+        print("\nstopping", flush=True)
+        await stack.stop()
+    if not stopped.is_set():
+        raise typer.Exit(1)
+
+
+def _stop_event() -> asyncio.Event:
+    """Set by Ctrl-C or SIGTERM. A second one ends this process at once, and its children with it."""
+    stopped = asyncio.Event()
+
+    def stop() -> None:
+        if stopped.is_set():
+            os._exit(130)
+        stopped.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    return stopped
+
+
+async def _first(task: "asyncio.Task[object]", stopped: asyncio.Event) -> None:
+    """Wait for the task or for the stop signal. A failure of the task is raised."""
+    waiting = asyncio.create_task(stopped.wait())
+    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if task.done():
+        task.result()
+
+
+def _print_addresses(ready: "Ready", took_s: float) -> None:
+    print(f"\nready after {took_s:.1f} s\n")
+    rows = {"HTTP": f"{ready.http}/v1", "gRPC": ready.grpc, "model": ready.model}
+    if ready.api_key:
+        rows["API key"] = ready.api_key
+    for name, value in {**rows, "logs": ready.log_dir}.items():
+        print(f"  {name:8} {value}")
+    print(flush=True)
+
+
+async def _ask(ready: "Ready", prompt: str) -> None:
+    """One chat request through the whole chain, streamed to the terminal."""
+    from gemline.client import AsyncClient, Message
+
+    print(f"> {prompt}")
+    async with AsyncClient(ready.grpc, api_key=ready.api_key) as client:
+        request = client.chat_stream(
+            [Message("user", prompt)], model=ready.model, max_tokens=_FIRST_ANSWER_TOKENS, temperature=0.0
+        )
+        async with request as stream:
+            async for piece in stream:
+                print(piece.text, end="", flush=True)
+        usage = stream.usage
+    if usage is not None:
+        print(f"\n\n({usage.prompt_tokens} tokens in, {usage.completion_tokens} out)", flush=True)

@@ -1,0 +1,34 @@
+"""`gemline worker ROLE`: one worker as a bare process."""
+
+from typing import Annotated, Literal
+
+import typer
+
+
+def worker(
+    role: Annotated[str, typer.Argument(help="tokenization, prefill or decode")],
+    model_dir: Annotated[str, typer.Option(help="directory with config.json, tokenizer.json and safetensors")],
+    served_model_name: Annotated[str, typer.Option(help="the name that clients ask for")],
+    redis_url: Annotated[str, typer.Option(envvar="GEMLINE_REDIS_URL", help="where workers register")],
+    bind: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    advertise: Annotated[str | None, typer.Option(help="address that others reach it by; default: bind")] = None,
+    port: Annotated[int, typer.Option(help="gRPC port; 0: any free one")] = 0,
+    metrics_port: Annotated[int, typer.Option(help="Prometheus port; 0: any free one")] = 0,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
+    kv_blocks: Annotated[int | None, typer.Option(help="KV blocks of the global pool; default: from memory")] = None,
+    block_size: Annotated[int, typer.Option(help="tokens in a KV block")] = 16,
+    max_batch_tokens: Annotated[int, typer.Option(help="most tokens in one engine step")] = 512,
+    max_running: Annotated[int, typer.Option(help="most sequences that run at once")] = 64,
+    threads: Annotated[int | None, typer.Option(help="torch threads of the engine")] = None,
+    prefill: Annotated[Literal["remote", "local"], typer.Option(help="where a decode worker prefills")] = "remote",
+    system_prompt: Annotated[
+        Literal["refuse", "prepend"], typer.Option(help="what a tokenization worker does with system messages")
+    ] = "refuse",
+    drain_timeout_s: Annotated[float, typer.Option(help="most seconds to finish running requests")] = 30.0,
+) -> None:
+    """Run one worker until SIGTERM: it registers in Redis, serves gRPC, and drains before it goes."""
+    arguments = locals().copy()
+    from gemline.serve.settings import WorkerSettings
+    from gemline.serve.workers import run_worker
+
+    run_worker(WorkerSettings(**arguments))

@@ -1,0 +1,91 @@
+"""From Python values to the public API's request messages. What cannot even be written down is refused here."""
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from gemline.client.types import Message, Messages, Sampling
+from gemline.errors import InvalidRequest, Unavailable
+from gemline.v1 import inference_pb2 as pb
+
+Named = pb.GenerateRequest | pb.GenerateStreamRequest | pb.ChatRequest | pb.ChatStreamRequest | pb.CountTokensRequest
+"""A request that names a model."""
+
+Generate = TypeVar("Generate", pb.GenerateRequest, pb.GenerateStreamRequest)
+Chat = TypeVar("Chat", pb.ChatRequest, pb.ChatStreamRequest)
+
+_ROLES = {"user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT, "system": pb.ROLE_SYSTEM}
+
+
+def generate(kind: type[Generate], model: str | None, prompt: str, sampling: Sampling) -> Generate:
+    """A request to continue `prompt`; raises InvalidRequest, naming the field."""
+    return kind(model=model or "", prompt=_text("prompt", prompt), sampling=sampling_options(sampling))
+
+
+def chat(kind: type[Chat], model: str | None, messages: Messages, sampling: Sampling) -> Chat:
+    """A request for the next turn; raises InvalidRequest, naming the field."""
+    return kind(model=model or "", messages=conversation(messages), sampling=sampling_options(sampling))
+
+
+def count_tokens(model: str | None, prompt: str | Messages) -> pb.CountTokensRequest:
+    """A request for the length of raw text (a str) or of a conversation."""
+    if isinstance(prompt, str):
+        return pb.CountTokensRequest(model=model or "", prompt=_text("prompt", prompt))
+    return pb.CountTokensRequest(model=model or "", messages=conversation(prompt))
+
+
+def conversation(messages: Messages) -> list[pb.Message]:
+    """The messages on the wire; their order and alternation are the gateway's to judge."""
+    return [_message(index, message) for index, message in enumerate(messages)]
+
+
+def sampling_options(sampling: Sampling) -> pb.SamplingOptions:
+    """The options on the wire. Ranges are the gateway's to judge; here a value need only fit its field."""
+    options = pb.SamplingOptions()
+    given: Mapping[str, object] = sampling
+    for name, value in given.items():
+        if name not in pb.SamplingOptions.DESCRIPTOR.fields_by_name:
+            raise TypeError(f"unexpected keyword argument {name!r}: no such sampling option")
+        if value is not None:
+            options.MergeFrom(_one_option(name, value))
+    return options
+
+
+def only_model(models: Iterable[pb.Model]) -> str:
+    """The name to use when the caller gave none: that of the only model there is."""
+    match [model.id for model in models]:
+        case [name]:
+            return name
+        case []:
+            raise Unavailable("the gateway serves no model at present")
+        case names:
+            raise InvalidRequest(f"model must be one of {', '.join(names)}: none was given", param="model")
+
+
+def _message(index: int, message: Message | Mapping[str, str]) -> pb.Message:
+    field = f"messages[{index}]"
+    if isinstance(message, Mapping) and message.keys() == {"role", "content"}:
+        message = Message(message["role"], message["content"])
+    if not isinstance(message, Message):
+        raise InvalidRequest(f"{field} must be a Message or a mapping of role and content alone", param="messages")
+    if message.role not in _ROLES:
+        raise InvalidRequest(f"{field}.role must be one of {', '.join(_ROLES)}, not {message.role!r}", param="messages")
+    return pb.Message(role=_ROLES[message.role], content=_text(f"{field}.content", message.content, param="messages"))
+
+
+def _text(field: str, value: str, *, param: str | None = None) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{field} must be a str, not {type(value).__name__}", param=param or field)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"{field} is not valid Unicode: {error}", param=param or field) from None
+    return value
+
+
+def _one_option(name: str, value: object) -> pb.SamplingOptions:
+    if name == "stop" and isinstance(value, str):
+        value = [value]
+    try:
+        return pb.SamplingOptions(**{name: value})  # type: ignore[arg-type]  # protobuf checks it, at run time
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"{name} cannot be {value!r}: {error}", param=name) from None

@@ -1,0 +1,102 @@
+"""What goes into the client and what comes out of it: plain data, free of gRPC and protobuf."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, TypedDict
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation: `role` is "user", "assistant" or "system"."""
+
+    role: str
+    content: str
+
+
+Messages: TypeAlias = Sequence[Message | Mapping[str, str]]
+"""A conversation; a mapping has the keys role and content."""
+
+
+class Sampling(TypedDict, total=False):
+    """How each next token is chosen; None or left out takes the default. Ranges: inference.proto, SamplingOptions."""
+
+    max_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    seed: int | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logit_bias: Mapping[int, float] | None
+    stop: str | Sequence[str] | None
+    stop_token_ids: Sequence[int] | None
+    ignore_eos: bool | None
+    logprobs: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token with its natural-log probability; `data` are its exact bytes."""
+
+    token_id: int
+    text: str
+    data: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class PositionLogprobs:
+    """The chosen token at one generated position and the likeliest ones, the likeliest first."""
+
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request: <bos>, turn markers and an end token included."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and answer together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is new in a streamed answer; the last piece, and only it, has finish_reason and usage."""
+
+    text: str
+    logprobs: tuple[PositionLogprobs, ...] = ()
+    finish_reason: str | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole answer. `finish_reason` is "stop" or "length"."""
+
+    request_id: str
+    text: str
+    finish_reason: str
+    usage: Usage
+    logprobs: tuple[PositionLogprobs, ...] = ()
+
+    @property
+    def message(self) -> Message:
+        """The answer as the next turn of a conversation."""
+        return Message("assistant", self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that is served; `context_length` is in tokens, prompt and answer together."""
+
+    id: str
+    context_length: int
+    revision: str

@@ -1,0 +1,53 @@
+"""How a process reaches Redis: every call has a timeout, and errors name the host but never the password."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from gemline.errors import ConfigurationError, Unavailable
+
+TIMEOUT_S = 1.0
+
+
+def connect(url: str) -> Redis:
+    """A client of the Redis at `url`; it connects when it is first used. Belongs to the running event loop.
+
+    A call that fails on a broken connection is tried once more, since Redis may have restarted in between. Raises
+    ConfigurationError when the URL is none. Calls are made inside `calling`, which has the timeout: redis-py's own
+    goes through asyncio.wait_for, and before Python 3.12 that may swallow the cancellation of the task.
+    """
+    retry = Retry(NoBackoff(), retries=1, supported_errors=(RedisConnectionError,))
+    try:
+        return Redis.from_url(url, socket_timeout=None, socket_connect_timeout=None, retry=retry)
+    except ValueError as error:
+        raise ConfigurationError(
+            "redis_url is not a Redis URL: it begins with redis://, rediss:// or unix://", param="redis_url"
+        ) from error
+
+
+def location(redis: Redis) -> str:
+    """Where the Redis is, for messages: host:port or the socket's path."""
+    where = redis.connection_pool.connection_kwargs
+    return str(where["path"]) if "path" in where else f"{where.get('host', 'localhost')}:{where.get('port', 6379)}"
+
+
+@asynccontextmanager
+async def calling(redis: Redis, timeout_s: float = TIMEOUT_S) -> AsyncIterator[None]:
+    """Inside, whatever goes wrong between us and Redis, taking too long included, is raised as Unavailable."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except (RedisError, OSError, TimeoutError) as error:
+        raise Unavailable(f"Redis at {location(redis)} does not answer ({type(error).__name__})") from error
+
+
+async def ping(redis: Redis) -> None:
+    """Raises Unavailable unless Redis answers."""
+    async with calling(redis):
+        await redis.time()

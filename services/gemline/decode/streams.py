@@ -1,0 +1,70 @@
+"""What is on its way to one gateway. Events wait here, coalescing, until the gateway's stream takes them.
+
+A slow gateway therefore never holds up the engine, and what waits for it is bounded by its requests' max_tokens.
+"""
+
+import asyncio
+
+from gemline.engine.events import FailureEvent, TokenEvent
+from gemline.errors import GemlineError
+from gemline.internal.v1.decode_pb2 import AttachResponse, Error, Event, Step
+from gemline.rpc.convert import finish_to_proto, logprobs_to_proto
+
+
+class GatewayStream:
+    """The outbox of one Attach stream; handles are the gateway's names for its requests on this stream."""
+
+    def __init__(self, gateway_id: str) -> None:
+        self.gateway_id = gateway_id
+        self.seq_ids: dict[int, int] = {}  # of the live requests, by handle
+        self._events: dict[int, Event] = {}  # by handle, not yet taken
+        self._num_running = 0
+        self._num_waiting = 0
+        self._changed = asyncio.Event()
+        self._error: GemlineError | None = None
+
+    def add_token(self, handle: int, token: TokenEvent) -> None:
+        """One more token for a request; visible to the gateway after the next `flush`."""
+        event = self._events.get(handle)
+        if event is None:
+            event = self._events[handle] = Event(handle=handle, token_ids=(token.token_id,))
+        else:
+            event.token_ids.append(token.token_id)
+        if token.logprobs is not None:
+            event.logprobs.append(logprobs_to_proto(token.logprobs))
+        if token.finish is not None:
+            event.finish_reason = finish_to_proto(token.finish)
+
+    def add_failure(self, handle: int, failure: FailureEvent) -> None:
+        """The end of a request that cannot go on."""
+        event = self._events.setdefault(handle, Event(handle=handle))
+        event.error.CopyFrom(Error(code=failure.code, message=failure.message))
+
+    def discard(self, handle: int) -> None:
+        """Forgets what waits for a request that the gateway no longer wants."""
+        self._events.pop(handle, None)
+
+    def flush(self, num_running: int, num_waiting: int) -> None:
+        """Lets the writer take what was added; the two counts are the whole worker's."""
+        self._num_running, self._num_waiting = num_running, num_waiting
+        self._changed.set()
+
+    def close(self, error: GemlineError) -> None:
+        """Makes `take` raise `error`: the stream ends, and with it all its requests."""
+        self._error = error
+        self._changed.set()
+
+    async def take(self) -> AttachResponse:
+        """The next message: everything that was added since the last one."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if self._error is not None:
+                raise self._error
+            if self._events:
+                return self._drain()
+
+    def _drain(self) -> AttachResponse:
+        events, self._events = self._events, {}
+        step = Step(events=events.values(), num_running=self._num_running, num_waiting=self._num_waiting)
+        return AttachResponse(step=step)

@@ -1,0 +1,129 @@
+"""Writes demo checkpoints as Hugging Face has them: the same bytes on every machine. Knows no engine."""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from gemline.demo.bigrams import Followers, followers_of
+from gemline.demo.noise import to_bfloat16
+from gemline.demo.shape import DEMO, TINY, DemoShape
+from gemline.demo.tokenizer import VOCAB_SIZE, build_tokenizer
+from gemline.demo.weights import make_weights
+from gemline.engine.config import Gemma2Config
+from gemline.engine.manifest import write_manifest
+from gemline.errors import ConfigurationError
+
+__all__ = ["DEMO", "TINY", "DemoShape", "cached_demo", "make_checkpoint"]
+
+_BOS, _EOS, _END_OF_TURN = 2, 1, 107
+_FILES = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"]
+_HEADER_ALIGNMENT = 8
+
+
+def make_checkpoint(target: Path, shape: DemoShape = DEMO, seed: int = 0) -> None:
+    """Fills the directory `target`, made when it is not there; another seed gives another model of the same shape."""
+    target.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer()
+    (target / "tokenizer.json").write_text(tokenizer.to_str(pretty=False), encoding="utf-8")
+    _write_json(target / "config.json", _config_values(shape))
+    _write_json(target / "generation_config.json", {"bos_token_id": _BOS, "eos_token_id": [_EOS, _END_OF_TURN]})
+    _write_weights(target / "model.safetensors", Gemma2Config.load(target), shape, tokenizer, seed)
+    write_manifest(target, _FILES)
+
+
+def cached_demo(shape: DemoShape = DEMO) -> Path:
+    """The checkpoint of that shape in the user's cache, made once; concurrent callers get one and the same.
+
+    The cache is $GEMLINE_CACHE, or ~/.cache/gemline. Raises ConfigurationError when it cannot be written.
+    """
+    cache = Path(os.environ.get("GEMLINE_CACHE") or Path.home() / ".cache" / "gemline")
+    target = cache / f"{shape.name}-{_recipe(shape)[:16]}"
+    if target.exists():
+        return target
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache, prefix=".making-") as scratch:
+            made = Path(scratch) / "checkpoint"
+            make_checkpoint(made, shape)
+            _move(made, target)
+    except OSError as error:
+        raise ConfigurationError(f"{cache}: the demo model cannot be written there: {error.strerror}") from error
+    return target
+
+
+def _move(made: Path, target: Path) -> None:
+    """A rename is atomic, so nobody sees half a checkpoint; a directory that is already there is a twin's."""
+    try:
+        made.rename(target)
+    except OSError:
+        if not target.exists():
+            raise
+
+
+def _recipe(shape: DemoShape) -> str:
+    """Changes with the shape and with every line of code that makes a checkpoint."""
+    digest = hashlib.sha256(repr(shape).encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def _config_values(shape: DemoShape) -> dict[str, Any]:
+    return {
+        "architectures": ["Gemma2ForCausalLM"],
+        "model_type": "gemma2",
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.num_hidden_layers,
+        "num_attention_heads": shape.num_attention_heads,
+        "num_key_value_heads": shape.num_key_value_heads,
+        "head_dim": shape.head_dim,
+        "query_pre_attn_scalar": shape.query_pre_attn_scalar,
+        "sliding_window": shape.sliding_window,
+        "max_position_embeddings": shape.max_position_embeddings,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 10000.0,
+        "attention_bias": False,
+        "tie_word_embeddings": True,
+        "pad_token_id": 0,
+        "eos_token_id": _EOS,
+        "bos_token_id": _BOS,
+        "torch_dtype": "bfloat16",
+    }
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _quiet_tokens(followers: Followers) -> list[int]:
+    """Tokens that the model should hardly write: all that its text never has, or just those that end an answer."""
+    if not followers:
+        return [_EOS, _BOS, _END_OF_TURN]
+    written = {token for weighted in followers.values() for token, _ in weighted}
+    return sorted(set(range(VOCAB_SIZE)) - written - followers.keys())
+
+
+def _write_weights(path: Path, config: Gemma2Config, shape: DemoShape, tokenizer: Tokenizer, seed: int) -> None:
+    """The safetensors layout: length of the header, header, then the tensors one after the other."""
+    followers = followers_of(tokenizer, seed) if shape.knows_bigrams else {}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    payloads: list[bytes] = []
+    start = 0
+    for name, values in make_weights(shape, config, _quiet_tokens(followers), followers, seed):
+        payloads.append(to_bfloat16(values))
+        stop = start + len(payloads[-1])
+        header[name] = {"dtype": "BF16", "shape": list(values.shape), "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _HEADER_ALIGNMENT)
+    path.write_bytes(b"".join([len(text).to_bytes(8, "little"), text, *payloads]))

@@ -1,0 +1,25 @@
+"""One engine step's input as tensors: ragged, all sequences one after the other. Knows no scheduler and no model."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """T new tokens of B sequences. Sequence b owns the rows [query_start[b], query_start[b + 1]) of every *_T.
+
+    A sequence's tokens are its last ones: context_len[b] counts all its positions up to and including the last new
+    token, so its rows have the positions [context_len[b] - its number of rows, context_len[b]). A slot is
+    block_id * block_size + offset in the pool of that layer kind; a released entry of a table is 0 and is never read.
+    """
+
+    token_ids_T: torch.Tensor  # int64
+    positions_T: torch.Tensor  # int64
+    global_slots_T: torch.Tensor  # int64: where the global layers write each token
+    local_slots_T: torch.Tensor  # int64: the same for the local layers
+    global_table_BP: torch.Tensor  # int64: entry p holds the positions [p * block_size, (p + 1) * block_size)
+    local_table_BP: torch.Tensor  # int64
+    query_start: list[int]  # B + 1 numbers, from 0 to T
+    context_len: list[int]  # B numbers
+    sample_rows: torch.Tensor  # int64: the rows of T whose logits are wanted, in the order of the answer

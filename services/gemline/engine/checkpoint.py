@@ -1,0 +1,102 @@
+"""A checkpoint directory of safetensors files: found, verified against the config, mapped. Knows no engine."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from gemline.engine.config import Gemma2Config
+from gemline.engine.json_fields import JsonFields, read_json_object
+from gemline.engine.manifest import verify_manifest
+from gemline.engine.tensor_file import TensorFile
+from gemline.errors import CheckpointError
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_HEAD = "lm_head.weight"
+_SAMPLE_BYTES = 64
+
+
+def load_weights(model_dir: Path, config: Gemma2Config) -> dict[str, torch.Tensor]:
+    """Every tensor by its Hugging Face name, in the dtype it is stored in, as views of the mapped files.
+
+    Raises CheckpointError when a file is damaged or hostile, when SHA256SUMS is there and a file differs from it, and
+    when a tensor is missing, unknown or of another shape than the config says.
+    """
+    files = _open_files(model_dir)
+    _verify(files, config)
+    verify_manifest(model_dir)
+    return {name: tensor for file in files for name, tensor in file.tensors().items()}
+
+
+def revision(model_dir: Path) -> str:
+    """SHA-256, hex, over config.json, the tensor headers and the first bytes of each tensor.
+
+    Two fine-tunes of one model have equal headers, so bytes of the tensors are needed to tell them apart; hashing all
+    of them would take longer than loading.
+    """
+    digest = hashlib.sha256()
+    parts = [_read(model_dir / "config.json")]
+    for file in _open_files(model_dir):
+        parts += [file.path.name.encode(), file.header, file.sample(_SAMPLE_BYTES)]
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _open_files(model_dir: Path) -> list[TensorFile]:
+    """The one file, or the shards that the index names; the index and the shards must agree on every tensor."""
+    if (model_dir / _SINGLE).exists():
+        return [TensorFile.open(model_dir / _SINGLE)]
+    if not (model_dir / _INDEX).exists():
+        raise CheckpointError(f"{model_dir}: holds neither {_SINGLE} nor {_INDEX}")
+    weight_map = _weight_map(model_dir / _INDEX)
+    files = [TensorFile.open(model_dir / name) for name in sorted(set(weight_map.values()))]
+    found = {entry.name: file.path.name for file in files for entry in file.entries}
+    if sum(len(file.entries) for file in files) != len(found):
+        raise CheckpointError(f"{model_dir / _INDEX}: a tensor is in more than one of its files")
+    for name in sorted(weight_map.keys() | found.keys()):
+        said, actual = weight_map.get(name), found.get(name)
+        if said != actual:
+            raise CheckpointError(f"{model_dir / _INDEX}: tensor {name!r:.200}: said to be in {said}, is in {actual}")
+    return files
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    weight_map = JsonFields(path, read_json_object(path)).section("weight_map").as_dict()
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            raise CheckpointError(f"{path}: weight_map: {name!r:.200}: {file!r:.200} is not a safetensors file name")
+    if not weight_map:
+        raise CheckpointError(f"{path}: weight_map: names no tensor")
+    return weight_map
+
+
+def _verify(files: list[TensorFile], config: Gemma2Config) -> None:
+    expected = config.parameter_shapes()
+    # A tied head may be stored all the same; it is not read, but a wrong one means a wrong file.
+    allowed = expected | {_HEAD: (config.vocab_size, config.hidden_size)}
+    missing = expected.keys() - {entry.name for file in files for entry in file.entries}
+    if missing:
+        names = ", ".join(file.path.name for file in files[:4])
+        raise CheckpointError(
+            f"{files[0].path.parent}: {len(missing)} of {len(expected)} tensors are missing, "
+            f"the first is {min(missing)} {expected[min(missing)]} (looked in {names})"
+        )
+    for file in files:
+        for entry in file.entries:
+            if entry.name not in allowed:
+                raise CheckpointError(f"{file.path}: tensor {entry.name!r:.200}: not part of the model of config.json")
+            if entry.shape != allowed[entry.name]:
+                raise CheckpointError(
+                    f"{file.path}: tensor {entry.name}: has shape {entry.shape}, "
+                    f"but config.json asks for {allowed[entry.name]}"
+                )

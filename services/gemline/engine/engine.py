@@ -1,0 +1,216 @@
+"""The engine: sequences in, tokens out, one step at a time. Single-threaded; knows no network."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from gemline.engine import handover
+from gemline.engine.blocks import BlockCounts
+from gemline.engine.checkpoint import load_weights, revision
+from gemline.engine.config import Gemma2Config, LayerKind
+from gemline.engine.events import FailureEvent, Logprobs, PrefillEvent, StepResult, TokenEvent
+from gemline.engine.handover import Payload, Positions
+from gemline.engine.kv_cache import KvCache, block_bytes
+from gemline.engine.memory import free_memory_bytes, max_local_blocks, size_pools
+from gemline.engine.model import Gemma2Model
+from gemline.engine.options import EngineOptions
+from gemline.engine.requests import EngineRequest, check_request
+from gemline.engine.roster import Roster, UnknownSequence
+from gemline.engine.runner import Model, Runner
+from gemline.engine.sampling import Sampled
+from gemline.engine.scheduler import Budget, Plan, has_room, schedule
+from gemline.engine.sequence import Sequence, Status
+from gemline.errors import InternalError, Overloaded
+
+__all__ = ["Engine", "EngineOptions", "EngineRequest", "UnknownSequence"]
+
+_log = logging.getLogger(__name__)
+
+Event = TokenEvent | PrefillEvent | FailureEvent
+
+
+class Engine:
+    """One model on one cache, and the sequences that share them. All methods are called from one thread.
+
+    A sequence is added and decoded here; or added with `hold`, prefilled, and fetched by another engine; or reserved
+    here, imported from another, and decoded.
+    """
+
+    def __init__(
+        self, model: Model, config: Gemma2Config, options: EngineOptions, model_revision: str = "unknown"
+    ) -> None:
+        dtype = _torch_dtype(options)
+        per_block = (
+            block_bytes(config, kind, options.block_size, dtype) for kind in (LayerKind.GLOBAL, LayerKind.LOCAL)
+        )
+        self.config = config
+        self.options = options
+        self.revision = model_revision
+        self.num_blocks = size_pools(options, config, BlockCounts(*per_block), free_memory_bytes())
+        self._cache = KvCache(config, *self.num_blocks, options.block_size, dtype)
+        self._runner = Runner(model, self._cache)
+        self._budget = Budget(options.max_batch_tokens, options.max_running)
+        self._roster = Roster(
+            self.num_blocks, options.block_size, config.sliding_window, max_local_blocks(options, config)
+        )
+
+    @classmethod
+    def load(cls, model_dir: Path, options: EngineOptions) -> Self:
+        """The engine of a checkpoint. Raises CheckpointError or ConfigurationError."""
+        config = Gemma2Config.load(model_dir)
+        model = Gemma2Model(config, load_weights(model_dir, config), _torch_dtype(options))
+        return cls(model, config, options, revision(model_dir))
+
+    @property
+    def num_free_blocks(self) -> BlockCounts:
+        """Blocks that no sequence has."""
+        return self._roster.free
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that own blocks: in the batch, held for others, or arriving from others."""
+        return self._roster.num_running + self._roster.num_reserved
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences in the queue."""
+        return self._roster.num_waiting
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a sequence runs or waits, so that a step may do something."""
+        return self._roster.num_running + self._roster.num_waiting > 0
+
+    def step(self) -> StepResult:
+        """Moves every sequence that the budget and the blocks allow, and says what came of it."""
+        start_s = time.perf_counter()
+        plan = self._plan()
+        outcome = self._run(plan)
+        events = self._commit(plan, outcome)
+        return StepResult(
+            tokens=tuple(event for event in events if isinstance(event, TokenEvent)),
+            prefills=tuple(event for event in events if isinstance(event, PrefillEvent)),
+            failures=tuple(event for event in events if isinstance(event, FailureEvent)),
+            num_running=self.num_running,
+            num_waiting=self.num_waiting,
+            num_batch_tokens=plan.num_tokens,
+            num_preempted=len(plan.preempted),
+            duration_s=time.perf_counter() - start_s,
+        )
+
+    def add(self, request: EngineRequest) -> None:
+        """Queues a sequence. Raises InvalidRequest when it could never be served, Overloaded when the queue is full."""
+        check_request(request, self.config)
+        if self._roster.num_waiting >= self.options.max_waiting:
+            raise Overloaded(f"{self._roster.num_waiting} requests wait already, as many as may; try again later")
+        self._roster.enqueue(request)
+
+    def cancel(self, seq_id: int) -> None:
+        """Forgets a sequence in whatever state and frees its blocks at once; an unknown number is fine."""
+        self._roster.remove(seq_id)
+
+    def reserve(self, request: EngineRequest) -> bool:
+        """Takes blocks for a prompt whose keys and values will be imported; False when there is no room now.
+
+        No room also while others wait: blocks are given first come, first served. Raises InvalidRequest when the
+        request could never be served.
+        """
+        check_request(request, self.config)
+        state = self._roster.state(self.options.max_running)
+        if not has_room(state, self._budget, len(request.token_ids)):
+            return False
+        self._roster.reserve(request)
+        return True
+
+    def kv_ranges(self, num_tokens: int) -> tuple[Positions, ...]:
+        """For each layer, the positions before `num_tokens` that the token at `num_tokens` reads."""
+        return handover.kv_ranges(self.config, num_tokens)
+
+    def export_kv(self, seq_id: int, layer: int, start: int, stop: int) -> memoryview:
+        """The keys then the values of those positions, token-major, in the cache's dtype; a copy.
+
+        From a sequence added with `hold`, while it is prefilled and after. Raises UnknownSequence when it is gone,
+        IndexError when a position is not computed yet or has left the window.
+        """
+        sequence = self._roster.by_id.get(seq_id)
+        if sequence is None:
+            raise UnknownSequence(f"sequence {seq_id} is gone")
+        return handover.export_kv(self._cache, sequence, layer, start, stop)
+
+    def import_kv(self, seq_id: int, layer: int, start: int, stop: int, payload: Payload) -> None:
+        """Writes what another engine's `export_kv` gave into a reserved sequence.
+
+        Raises UnknownSequence when it is gone, IndexError when a position is not one of its `kv_ranges`,
+        InternalError when the payload has another size.
+        """
+        sequence = self._roster.find(seq_id, Status.IMPORTING)
+        handover.import_kv(self._cache, sequence, layer, start, stop, payload)
+
+    def finish_import(self, seq_id: int, token_id: int, logprobs: Logprobs | None = None) -> TokenEvent:
+        """Everything has been imported and `token_id` was generated there: the sequence decodes on, or has ended.
+
+        Raises UnknownSequence when it is gone.
+        """
+        sequence = self._roster.find(seq_id, Status.IMPORTING)
+        self._roster.computed(sequence, sequence.num_tokens)
+        self._roster.start(sequence)
+        return self._give(sequence, Sampled(token_id, logprobs))
+
+    def abandon_import(self, seq_id: int) -> None:
+        """The import failed: the prompt is queued, at its age, to be prefilled here. Raises UnknownSequence."""
+        self._roster.send_back(self._roster.find(seq_id, Status.IMPORTING))
+
+    def fail_all(self) -> tuple[FailureEvent, ...]:
+        """Ends every sequence, for when the engine cannot tell any more which of them is at fault."""
+        return tuple(self._fail(sequence) for sequence in tuple(self._roster.by_id.values()))
+
+    def _plan(self) -> Plan:
+        plan = schedule(self._roster.state(self.options.max_running), self._budget)
+        self._roster.carry_out(plan)
+        return plan
+
+    def _run(self, plan: Plan) -> dict[int, Sampled | None]:
+        """A token for each sequence that is due one; None for each that failed: all of a batch that broke."""
+        try:
+            return self._runner.run(plan.chunks, self._roster.by_id)
+        except Exception:
+            _log.exception("a batch of %d tokens failed", plan.num_tokens)
+            return {chunk.seq_id: None for chunk in plan.chunks}
+
+    def _commit(self, plan: Plan, outcome: dict[int, Sampled | None]) -> list[Event]:
+        events: list[Event] = []
+        for chunk in plan.chunks:
+            sequence = self._roster.by_id[chunk.seq_id]
+            if chunk.seq_id not in outcome:
+                events += self._advance(sequence, chunk.stop)
+            elif (sampled := outcome[chunk.seq_id]) is None:
+                events.append(self._fail(sequence))
+            else:
+                events += self._advance(sequence, chunk.stop)
+                events.append(self._give(sequence, sampled))
+        return events
+
+    def _advance(self, sequence: Sequence, num_computed: int) -> list[Event]:
+        self._roster.computed(sequence, num_computed)
+        return [PrefillEvent(sequence.seq_id, num_computed)] if sequence.hold else []
+
+    def _give(self, sequence: Sequence, sampled: Sampled) -> TokenEvent:
+        """One more token; a held sequence keeps its blocks instead, and the token is for whoever fetches it."""
+        if sequence.hold:
+            self._roster.hold(sequence)
+            return TokenEvent(sequence.seq_id, sampled.token_id, sampled.logprobs)
+        finish = sequence.append(sampled.token_id)
+        if finish is not None:
+            self._roster.remove(sequence.seq_id)
+        return TokenEvent(sequence.seq_id, sampled.token_id, sampled.logprobs, finish)
+
+    def _fail(self, sequence: Sequence) -> FailureEvent:
+        self._roster.remove(sequence.seq_id)
+        return FailureEvent(sequence.seq_id, InternalError.code, "this request could not be computed")
+
+
+def _torch_dtype(options: EngineOptions) -> torch.dtype:
+    return torch.float32 if options.dtype == "float32" else torch.bfloat16

@@ -1,0 +1,54 @@
+"""What an engine is asked to do, and whether a model can do it. Knows no torch."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from gemline.engine.config import Gemma2Config
+from gemline.engine.params import SamplingParams
+from gemline.errors import ContextLengthExceeded, InvalidRequest
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One sequence to go on with, under a number that no other live sequence of the engine has.
+
+    `params.max_tokens` counts every token after the prompt, those among `token_ids` that were generated elsewhere too.
+    """
+
+    seq_id: int
+    token_ids: tuple[int, ...]  # of the prompt, and of what was generated before
+    num_prompt_tokens: int  # of them; the rest were generated
+    params: SamplingParams
+    hold: bool = False  # only prefill, and keep the blocks until cancelled, so that another worker can fetch them
+
+
+def check_request(request: EngineRequest, config: Gemma2Config) -> None:
+    """Raises InvalidRequest, naming the field, when the model could never serve the request."""
+    num_prompt, params = request.num_prompt_tokens, request.params
+    if not 1 <= num_prompt <= len(request.token_ids):
+        raise InvalidRequest(
+            f"num_prompt_tokens must be from 1 to the {len(request.token_ids)} token ids given, is {num_prompt}",
+            param="prompt",
+        )
+    _check_ids(request.token_ids, config.vocab_size, "prompt")
+    _check_ids(params.logit_bias, config.vocab_size, "logit_bias")
+    num_generated = len(request.token_ids) - num_prompt
+    if params.max_tokens <= num_generated:
+        raise InvalidRequest(
+            f"max_tokens must be over the {num_generated} tokens generated already, is {params.max_tokens}",
+            param="max_tokens",
+        )
+    if num_prompt + params.max_tokens > config.max_position_embeddings:
+        raise ContextLengthExceeded(
+            f"the model's context is {config.max_position_embeddings} tokens;"
+            f" the prompt has {num_prompt} and max_tokens is {params.max_tokens}",
+            param="max_tokens",
+        )
+
+
+def _check_ids(token_ids: Collection[int], vocab_size: int, param: str) -> None:
+    if not token_ids:
+        return
+    for extreme in (min(token_ids), max(token_ids)):
+        if not 0 <= extreme < vocab_size:
+            raise InvalidRequest(f"token id {extreme} is not in the vocabulary of {vocab_size}", param=param)

@@ -1,0 +1,45 @@
+"""One sequence through a model without an engine: for goldens, checks at start and tests. Knows no scheduler."""
+
+from collections.abc import Sequence
+
+import torch
+
+from gemline.engine.batch import Batch
+from gemline.engine.kv_cache import KvCache
+from gemline.engine.model import Gemma2Model
+
+
+class Solo:
+    """A sequence in a cache of its own, where position p has slot p of both pools."""
+
+    def __init__(self, model: Gemma2Model, capacity: int, block_size: int = 16) -> None:
+        num_blocks = -(-capacity // block_size)
+        self._model = model
+        self._cache = KvCache(model.config, num_blocks, num_blocks, block_size, model.dtype, model.device)
+        self._table_BP = torch.arange(num_blocks, device=model.device)[None]
+        self.num_computed = 0
+
+    def forward(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """Appends the tokens; logits_TV, float32, one row for each of them."""
+        start, stop = self.num_computed, self.num_computed + len(token_ids)
+        positions_T = torch.arange(start, stop, device=self._model.device)
+        batch = Batch(
+            token_ids_T=torch.tensor(token_ids, device=self._model.device),
+            positions_T=positions_T,
+            global_slots_T=positions_T,
+            local_slots_T=positions_T,
+            global_table_BP=self._table_BP,
+            local_table_BP=self._table_BP,
+            query_start=[0, len(token_ids)],
+            context_len=[stop],
+            sample_rows=positions_T - start,
+        )
+        self.num_computed = stop
+        return self._model.forward(batch, self._cache)
+
+    def generate(self, token_ids: Sequence[int], num_tokens: int) -> list[int]:
+        """The likeliest token after the tokens, the likeliest after that, and so on."""
+        generated: list[int] = []
+        while len(generated) < num_tokens:
+            generated.append(int(self.forward(generated[-1:] or token_ids)[-1].argmax()))
+        return generated

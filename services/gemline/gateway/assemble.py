@@ -1,0 +1,71 @@
+"""From a request's token ids to the pieces of its answer: characters made whole, stop strings found, tokens counted."""
+
+from gemline.engine.events import FinishReason
+from gemline.gateway.inbox import Delivery
+from gemline.gateway.requests import Piece, PositionLogprobs, TokenLogprob, Usage
+from gemline.internal.v1 import sampling_pb2
+from gemline.text.detokenizer import IncrementalDecoder
+from gemline.text.stops import StopMatcher
+from gemline.text.tokenizer import Tokenizer
+
+
+class Assembler:
+    """Of one answer. A stop string ends it, whatever the worker still sends; the text of an end token is left out."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...], num_prompt_tokens: int) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = IncrementalDecoder(tokenizer)
+        self._matcher = StopMatcher(stops) if stops else None
+        self._num_prompt_tokens = num_prompt_tokens
+        self._logprobs: list[PositionLogprobs] = []  # of tokens whose text was not shown yet
+        self.num_tokens = 0  # generated, as far as the answer goes
+
+    def push(self, delivery: Delivery) -> Piece | None:
+        """The next piece, or None while there is nothing to show: half a character, half a stop string."""
+        if self._matcher is None:
+            text, finish, num_used = self._decode(delivery), delivery.finish, len(delivery.token_ids)
+        else:
+            text, finish, num_used = self._scan(self._matcher, delivery)
+        self.num_tokens += num_used
+        if delivery.logprobs:
+            self._logprobs.extend(self._position(logprobs) for logprobs in delivery.logprobs[:num_used])
+        if finish is not None:
+            return Piece(text, self._take_logprobs(), finish.value, Usage(self._num_prompt_tokens, self.num_tokens))
+        return Piece(text, self._take_logprobs()) if text else None
+
+    def _decode(self, delivery: Delivery) -> str:
+        text = self._decoder.push(_shown(delivery))
+        return text if delivery.finish is None else text + self._decoder.finish()
+
+    def _scan(self, matcher: StopMatcher, delivery: Delivery) -> tuple[str, FinishReason | None, int]:
+        """The text to show, why the answer ends, if it does, and how many of the ids are part of it."""
+        text = ""
+        for num_used, token_id in enumerate(_shown(delivery), start=1):
+            scanned = matcher.push(self._decoder.push((token_id,)))
+            text += scanned.text
+            if scanned.matched is not None:
+                return text, FinishReason.STOP, num_used
+        if delivery.finish is None:
+            return text, None, len(delivery.token_ids)
+        scanned = matcher.push(self._decoder.finish())
+        finish = delivery.finish if scanned.matched is None else FinishReason.STOP
+        return text + scanned.text + matcher.finish(), finish, len(delivery.token_ids)
+
+    def _take_logprobs(self) -> tuple[PositionLogprobs, ...]:
+        if not self._logprobs:
+            return ()
+        logprobs, self._logprobs = self._logprobs, []
+        return tuple(logprobs)
+
+    def _position(self, message: sampling_pb2.Logprobs) -> PositionLogprobs:
+        chosen, *top = map(self._token, message.token_ids, message.values)
+        return PositionLogprobs(chosen, tuple(top))
+
+    def _token(self, token_id: int, logprob: float) -> TokenLogprob:
+        data = self._tokenizer.token_bytes(token_id)
+        return TokenLogprob(token_id, data.decode(errors="replace"), data, logprob)
+
+
+def _shown(delivery: Delivery) -> list[int]:
+    """The ids whose text is part of the answer: all but the id that the worker stopped at."""
+    return delivery.token_ids[:-1] if delivery.finish is FinishReason.STOP else delivery.token_ids

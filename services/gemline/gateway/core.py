@@ -1,0 +1,165 @@
+"""The gateway itself: who asks, for which model, on which workers. Knows neither HTTP nor gRPC."""
+
+import asyncio
+import re
+import secrets
+
+from gemline.cluster.keys import ApiKeys
+from gemline.cluster.records import ModelCard, Role
+from gemline.cluster.workers import WorkersView
+from gemline.errors import GemlineError, InternalError, Unauthenticated, Unavailable
+from gemline.gateway.answer import Answer
+from gemline.gateway.assemble import Assembler
+from gemline.gateway.catalog import Catalog
+from gemline.gateway.dispatch import Dispatch
+from gemline.gateway.encoder import Encoder, prompt_param
+from gemline.gateway.links import Links
+from gemline.gateway.metrics import CANCELED, GatewayMetrics, Observation
+from gemline.gateway.requests import GenerationRequest, Prompt, Tenant
+from gemline.gateway.sampling import check_sampling, resolve_sampling
+from gemline.gateway.settings import GatewaySettings
+from gemline.gateway.tokenization import TokenizationWorkers
+from gemline.gateway.tokenizers import Tokenizers
+from gemline.internal.v1 import decode_pb2
+from gemline.rpc.convert import sampling_to_proto
+from gemline.rpc.options import open_channel
+from gemline.telemetry import Telemetry
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def new_request_id() -> str:
+    """A name for one request: "req_" and 24 hex digits, never the client's own."""
+    return f"req_{secrets.token_hex(12)}"
+
+
+class Gateway:
+    """What the two public fronts need. `start` before anything else, `stop` last, all on one event loop.
+
+    The view must have been started; it and `keys` stay their owner's. Every method raises errors of gemline.errors.
+    """
+
+    def __init__(self, settings: GatewaySettings, view: WorkersView, keys: ApiKeys, telemetry: Telemetry) -> None:
+        self.settings = settings
+        self.telemetry = telemetry
+        self._view = view
+        self._keys = keys
+        self._metrics = GatewayMetrics(telemetry)
+        self._catalog = Catalog(view)
+        self._links = Links(settings.gateway_id, open_channel, settings.connect_timeout_s)
+        self._workers = TokenizationWorkers(view, open_channel)
+        self._tokenizers = Tokenizers(self._workers)
+        self._encoder = Encoder(self._workers, self._tokenizers, settings.encode_timeout_s)
+        self._is_running = False
+        self._is_draining = False
+
+    async def start(self) -> None:
+        """Attach to the workers that are there, and follow those that come and go."""
+        self._is_running = True
+        self._view.on_change(self._follow)
+        self._follow()
+
+    def drain(self) -> None:
+        """Be ready no longer. Requests that still come are served: whoever ends the fronts ends them in order."""
+        self._is_draining = True
+
+    async def stop(self) -> None:
+        """End what still runs and close every connection."""
+        self._is_running = False
+        self._tokenizers.stop()
+        await self._links.stop()
+        await self._workers.stop()
+
+    def ready(self) -> bool:
+        """Whether a request for at least one model could be answered now."""
+        return self._is_running and not self._is_draining and any(map(self._can_serve, self._catalog.cards()))
+
+    async def authenticate(self, key: str | None) -> Tenant:
+        """Whose key this is; raises Unauthenticated."""
+        if not key:
+            raise Unauthenticated("no API key: send the header `authorization: Bearer <key>`")
+        tenant_id = await self._keys.tenant_of(key)
+        if tenant_id is None:
+            raise Unauthenticated("nobody has this API key")
+        return Tenant(tenant_id)
+
+    def models(self, tenant: Tenant) -> tuple[ModelCard, ...]:
+        """The models this tenant may use, by name."""
+        return self._catalog.cards()
+
+    def model(self, tenant: Tenant, model_id: str) -> ModelCard:
+        """One of them; raises ModelNotFound, or Unavailable while nobody serves it."""
+        return self._catalog.card(model_id)
+
+    async def generate(self, tenant: Tenant, request: GenerationRequest, *, traceparent: str = "") -> Answer:
+        """Start one answer, which its reader must read to the end or close.
+
+        Raises what can be known before a token is generated; what comes later is raised from the answer.
+        `traceparent` is the caller's trace (W3C), if there is one.
+        """
+        traceparent = traceparent if _TRACEPARENT.fullmatch(traceparent) else ""
+        span = self.telemetry.span("gateway", traceparent, {"gemline.request_id": request.request_id})
+        observation = Observation(self._metrics, span, self._label(request.model))
+        try:
+            return await self._begin(tenant, request, observation)
+        except GemlineError as error:
+            observation.end(error.code, error)
+            raise
+        except asyncio.CancelledError:
+            observation.end(CANCELED)
+            raise
+        except Exception as error:
+            observation.end(InternalError.code, error)
+            raise
+
+    async def tokenize(self, tenant: Tenant, model_id: str, prompt: Prompt) -> list[int]:
+        """The ids that `generate` would read for this prompt."""
+        return await self._encoder.encode(self.model(tenant, model_id), prompt)
+
+    async def count_tokens(self, tenant: Tenant, model_id: str, prompt: Prompt) -> int:
+        """How many they are."""
+        return len(await self.tokenize(tenant, model_id, prompt))
+
+    async def detokenize(self, tenant: Tenant, model_id: str, token_ids: tuple[int, ...]) -> str:
+        """The text of these ids, control tokens by their names."""
+        tokenizer = await self._tokenizers.get(self.model(tenant, model_id))
+        return tokenizer.decode(token_ids, keep_control=True)
+
+    async def _begin(self, tenant: Tenant, request: GenerationRequest, observation: Observation) -> Answer:
+        if not self._is_running:
+            raise Unavailable("the gateway is not running; try again")
+        card = self.model(tenant, request.model)
+        check_sampling(request.sampling, card)
+        tokenizer = await self._tokenizers.get(card)
+        trace_context = observation.span.traceparent
+        token_ids = await self._encoder.encode(card, request.prompt, trace_context)
+        sampling = resolve_sampling(request.sampling, card, len(token_ids), prompt_param=prompt_param(request.prompt))
+        dispatch = Dispatch(
+            self._links,
+            card,
+            decode_pb2.Submit(
+                request_id=request.request_id,
+                token_ids=token_ids,
+                num_prompt_tokens=len(token_ids),
+                sampling=sampling_to_proto(sampling),
+                trace_context=trace_context,
+            ),
+        )
+        await dispatch.start()
+        observation.begun(len(token_ids))
+        assembler = Assembler(tokenizer, request.sampling.stop, len(token_ids))
+        return Answer(request.request_id, len(token_ids), dispatch, assembler, observation)
+
+    def _follow(self) -> None:
+        if not self._is_running:  # the view may outlive us
+            return
+        self._links.follow(self._view.workers(Role.DECODE))
+        self._workers.follow()
+        self._tokenizers.follow(self._catalog.cards())
+
+    def _can_serve(self, card: ModelCard) -> bool:
+        return self._links.can_serve(card) and self._workers.can_serve(card) and self._tokenizers.has(card)
+
+    def _label(self, model_id: str) -> str:
+        """The model's name for a metric: what a client makes up must not become a label."""
+        return model_id if self._catalog.has_seen(model_id) else "unknown"

@@ -1,0 +1,83 @@
+"""Between the public messages and the gateway's own words. The one file that knows both; decides nothing."""
+
+from __future__ import annotations  # an enum's ValueType is in the stubs alone
+
+from collections.abc import Iterable
+
+from gemline.cluster.records import ModelCard
+from gemline.errors import InvalidRequest
+from gemline.gateway.requests import Message, Piece, PositionLogprobs, Prompt, SamplingOptions, TokenLogprob, Usage
+from gemline.v1 import inference_pb2 as pb
+
+_ROLES = {pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "assistant", pb.ROLE_SYSTEM: "system"}
+_FINISH_REASONS = {"stop": pb.FINISH_REASON_STOP, "length": pb.FINISH_REASON_LENGTH}
+_OPTIONAL = (
+    *("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "logprobs"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+)
+
+
+def text_prompt(text: str) -> Prompt:
+    """A raw prompt."""
+    return Prompt(text=text)
+
+
+def chat_prompt(messages: Iterable[pb.Message]) -> Prompt:
+    """The messages of a conversation; raises InvalidRequest for a role that is none."""
+    return Prompt(messages=tuple(_message(index, message) for index, message in enumerate(messages)))
+
+
+def counted_prompt(request: pb.CountTokensRequest) -> Prompt:
+    """The one of the two that is there; raises InvalidRequest when both are."""
+    if request.messages and request.prompt:
+        raise InvalidRequest("give either prompt or messages, not both", param="prompt")
+    return chat_prompt(request.messages) if request.messages else text_prompt(request.prompt)
+
+
+def sampling_options(message: pb.SamplingOptions) -> SamplingOptions:
+    """What the user set; fields that are not set are None."""
+    given = {field.name: value for field, value in message.ListFields() if field.name in _OPTIONAL}
+    return SamplingOptions(
+        **given,
+        logit_bias=dict(message.logit_bias),
+        stop=tuple(message.stop),
+        stop_token_ids=tuple(message.stop_token_ids),
+        ignore_eos=message.ignore_eos,
+    )
+
+
+def finish_reason(piece: Piece) -> pb.FinishReason.ValueType:
+    """UNSPECIFIED on all pieces but the last."""
+    if piece.finish_reason is None:
+        return pb.FINISH_REASON_UNSPECIFIED
+    return _FINISH_REASONS[piece.finish_reason]
+
+
+def usage(counted: Usage | None) -> pb.Usage | None:
+    """The message of the counts, or nothing."""
+    if counted is None:
+        return None
+    return pb.Usage(prompt_tokens=counted.prompt_tokens, completion_tokens=counted.completion_tokens)
+
+
+def logprobs(positions: Iterable[PositionLogprobs]) -> list[pb.PositionLogprobs]:
+    """The messages of some positions' log-probabilities."""
+    return [
+        pb.PositionLogprobs(chosen=_token(position.chosen), top=map(_token, position.top)) for position in positions
+    ]
+
+
+def model(card: ModelCard) -> pb.Model:
+    """The message of one model."""
+    return pb.Model(id=card.model_id, context_length=card.context_length, revision=card.revision)
+
+
+def _message(index: int, message: pb.Message) -> Message:
+    role = _ROLES.get(message.role)
+    if role is None:
+        raise InvalidRequest(f"messages[{index}].role is {message.role}, which is no role", param="messages")
+    return Message(role, message.content)
+
+
+def _token(token: TokenLogprob) -> pb.TokenLogprob:
+    return pb.TokenLogprob(token_id=token.token_id, text=token.text, bytes=token.data, logprob=token.logprob)

@@ -1,0 +1,62 @@
+"""The public gRPC server: its services, its guards and its limits. Knows no method."""
+
+from typing import Self
+
+import grpc.aio
+
+from gemline.errors import ConfigurationError
+from gemline.gateway.core import Gateway
+from gemline.gateway.grpc_api import PublicServicer
+from gemline.gateway.grpc_auth import KeyCheck
+from gemline.gateway.settings import GatewaySettings
+from gemline.rpc.health import Health
+from gemline.rpc.options import Options, server_options
+from gemline.rpc.status import ErrorInterceptor
+from gemline.v1.inference_pb2_grpc import add_InferenceServicer_to_server
+
+SERVICE = "gemline.v1.Inference"
+
+# Clients are far away: unlike a worker, one that is silent for a second is not gone.
+_PUBLIC = {
+    "grpc.keepalive_time_ms": 30_000,
+    "grpc.keepalive_timeout_ms": 10_000,
+    "grpc.http2.ping_timeout_ms": 10_000,
+    "grpc.max_send_message_length": -1,  # how much an answer may hold is its reader's to say
+}
+
+
+class PublicServer:
+    """Listens from `start` to `stop`; health says NOT_SERVING until `set_serving(True)`."""
+
+    def __init__(self, gateway: Gateway, settings: GatewaySettings) -> None:
+        self._server = grpc.aio.server(
+            interceptors=[ErrorInterceptor(), KeyCheck(gateway)], options=_options(settings.body_limit_bytes)
+        )
+        add_InferenceServicer_to_server(PublicServicer(gateway), self._server)
+        self._health = Health(self._server, [SERVICE])
+        self._settings = settings
+        self.address = ""  # host:port
+
+    async def start(self) -> Self:
+        """Bind and serve; raises ConfigurationError when the port is taken."""
+        host, port = self._settings.grpc_host, self._settings.grpc_port
+        try:
+            bound = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            message = f"grpc_port: cannot listen on {host}:{port}: it is taken or not ours"
+            raise ConfigurationError(message, param="grpc_port") from error
+        self.address = f"{host}:{bound}"
+        await self._server.start()
+        return self
+
+    async def set_serving(self, serving: bool) -> None:
+        """What health says."""
+        await self._health.set_serving(serving)
+
+    async def stop(self, grace_s: float = 0.0) -> None:
+        """Take no more calls, and end after `grace_s` those that run."""
+        await self._server.stop(grace_s)
+
+
+def _options(max_message_bytes: int) -> Options:
+    return tuple((dict(server_options(max_message_bytes)) | _PUBLIC).items())

@@ -1,0 +1,41 @@
+"""Puts the HTTP front together: its layers from the outside in, then its routes."""
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+import gemline
+from gemline.gateway.http.boundary import Boundary
+from gemline.gateway.http.chat import chat_router
+from gemline.gateway.http.completions import completions_router
+from gemline.gateway.http.docs import complete_docs
+from gemline.gateway.http.errors import on_http_exception
+from gemline.gateway.http.interface import Core
+from gemline.gateway.http.keys import KeyCheck
+from gemline.gateway.http.limits import BodyLimit
+from gemline.gateway.http.models import models_router
+from gemline.gateway.http.probes import probes_router
+from gemline.gateway.http.tokens import tokens_router
+from gemline.gateway.settings import GatewaySettings
+
+
+def create_app(gateway: Core, settings: GatewaySettings) -> FastAPI:
+    """The ASGI application; whoever serves it also starts and stops the gateway."""
+    app = FastAPI(
+        title="gemline",
+        summary="Gemma 2 for many tenants, in the words of OpenAI's API.",
+        version=gemline.__version__,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,
+        middleware=[
+            Middleware(Boundary),
+            Middleware(KeyCheck, gateway),
+            Middleware(BodyLimit, settings.body_limit_bytes),
+        ],
+        exception_handlers={HTTPException: on_http_exception},
+    )
+    for router in (chat_router, completions_router, models_router, tokens_router, probes_router):
+        app.include_router(router(gateway))
+    complete_docs(app)
+    return app

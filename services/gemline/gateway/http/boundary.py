@@ -1,0 +1,75 @@
+"""The outermost layer of the HTTP front: names every request and lets no exception out. Pure ASGI."""
+
+import logging
+import re
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gemline.errors import GemlineError, InternalError
+from gemline.gateway.core import new_request_id
+from gemline.gateway.http.errors import error_response
+
+_CLIENT_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_log = logging.getLogger(__name__)
+
+
+class Boundary:
+    """Gives each request our id, in `scope["state"]` and as a header; turns what is raised below into an answer.
+
+    A client's own x-request-id is a label only: it comes back as x-client-request-id and goes nowhere else.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, come what may."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        request_id = new_request_id()
+        scope.setdefault("state", {})["request_id"] = request_id
+        sender = _Sender(send, _id_headers(scope, request_id))
+        try:
+            await self._app(scope, receive, sender)
+        except ClientDisconnect:
+            return  # nobody is left to answer
+        except Exception as error:
+            if not isinstance(error, GemlineError):
+                _log.exception("request %s failed", request_id)
+            if sender.started:
+                raise
+            await error_response(_for_user(error, request_id))(scope, receive, sender)
+
+
+class _Sender:
+    """Passes an answer on, with headers added to its start."""
+
+    def __init__(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+        self._send = send
+        self._headers = headers
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        if not self.started and message["type"] == "http.response.start":
+            self.started = True
+            message["headers"] = [*message.get("headers", ()), *self._headers]
+        await self._send(message)
+
+
+def _id_headers(scope: Scope, request_id: str) -> list[tuple[bytes, bytes]]:
+    headers = [(b"x-request-id", request_id.encode())]
+    client_id = Headers(scope=scope).get("x-request-id", "")
+    if _CLIENT_ID.fullmatch(client_id):
+        headers.append((b"x-client-request-id", client_id.encode()))
+    return headers
+
+
+def _for_user(error: Exception, request_id: str) -> GemlineError:
+    return error if isinstance(error, GemlineError) else internal_error(request_id)
+
+
+def internal_error(request_id: str) -> InternalError:
+    """What a user is told of a fault of ours: the name under which our log has the rest."""
+    return InternalError(f"something went wrong on our side; the request was {request_id}")

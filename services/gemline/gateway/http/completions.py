@@ -1,0 +1,25 @@
+"""POST /v1/completions."""
+
+from fastapi import APIRouter, Request, Response
+
+from gemline.gateway.http.answering import AnswerResponse
+from gemline.gateway.http.docs import takes
+from gemline.gateway.http.forms import COMPLETION
+from gemline.gateway.http.interface import Core
+from gemline.gateway.http.orders import build_order, tenant_of
+from gemline.gateway.http.parsing import read_body
+from gemline.gateway.http.schemas import CompletionBody
+
+
+def completions_router(core: Core) -> APIRouter:
+    """What follows a prompt."""
+    router = APIRouter(tags=["completions"])
+
+    @router.post("/v1/completions", openapi_extra=takes(CompletionBody))
+    async def create_completion(request: Request) -> Response:
+        """The continuation of each prompt: one JSON object, or server-sent events with `stream`."""
+        body = await read_body(request, CompletionBody)
+        order = build_order(request, body, body.prompt, max_tokens=body.max_tokens, logprobs=body.logprobs)
+        return AnswerResponse(core, tenant_of(request), order, COMPLETION)
+
+    return router

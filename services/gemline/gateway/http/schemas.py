@@ -1,0 +1,159 @@
+"""The bodies of OpenAI's clients, as far as we read them. Knows types; ranges are the core's matter."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeGuard
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic_core import PydanticCustomError
+
+from gemline.gateway.requests import Prompt
+
+# Fields that would change the answer and that we cannot honor, with the values that ask for nothing, as null does.
+Unsupported = Mapping[str, tuple[object, ...]]
+
+MAX_CHOICES = 8  # answers to one request: prompts times n
+MAX_TOKEN_ID = 2**31 - 1  # the core knows the vocabulary; this much fits every wire
+TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
+
+
+class Body(BaseModel):
+    """Any body: types are taken as they are sent (no "5" for 5); fields we do not know are passed over."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+
+    unsupported: ClassVar[Unsupported] = {}
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _as_parts(value: object) -> object:
+    if isinstance(value, str):
+        return [{"type": "text", "text": value}]
+    if isinstance(value, list):
+        return value
+    raise PydanticCustomError("content", "must be a string or a list of text parts")
+
+
+def _no_tool_calls(value: list[Any] | None) -> None:
+    if value:
+        raise PydanticCustomError("unsupported", "is not supported")
+
+
+def _with_token_keys(biases: dict[str, float]) -> dict[str, float]:
+    if all(key.isascii() and key.isdigit() and len(key) < 10 for key in biases):
+        return biases
+    raise PydanticCustomError("logit_bias", "must have token ids as keys")
+
+
+def _as_prompts(value: object) -> tuple[Prompt, ...]:
+    if isinstance(value, str):
+        return (Prompt(text=value),)
+    if _are_token_ids(value):
+        return (Prompt(token_ids=tuple(value)),)
+    if isinstance(value, list) and value and all(isinstance(one, str) or _are_token_ids(one) for one in value):
+        return tuple(prompt for one in value for prompt in _as_prompts(one))
+    raise PydanticCustomError("prompt", "must be a string, a list of token ids, or a list of those")
+
+
+def _are_token_ids(value: object) -> TypeGuard[list[int]]:
+    # type() because a bool is an int to isinstance
+    return (
+        isinstance(value, list) and bool(value) and all(type(one) is int and 0 <= one <= MAX_TOKEN_ID for one in value)
+    )
+
+
+class TextPart(Body):
+    """One part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(Body):
+    """One turn. "developer" is the newer word for "system"."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[list[TextPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])]
+    tool_calls: Annotated[list[Any] | None, AfterValidator(_no_tool_calls)] = None
+
+    @property
+    def text(self) -> str:
+        """The parts as they are, one after another."""
+        return "".join(part.text for part in self.content)
+
+
+class StreamOptions(Body):
+    """What a stream has besides the answer."""
+
+    include_usage: bool | None = None
+
+
+class GenerationBody(Body):
+    """What chat and completions share; top_k, min_p, repetition_penalty, stop_token_ids, ignore_eos are our own."""
+
+    model: Annotated[str, Field(min_length=1)]
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Annotated[dict[str, float], AfterValidator(_with_token_keys)] | None = None
+    stop: Annotated[list[str] | None, BeforeValidator(_as_list, json_schema_input_type=str | list[str] | None)] = None
+    stop_token_ids: list[TokenId] | None = None
+    ignore_eos: bool | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+
+class ChatBody(GenerationBody):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+    unsupported: ClassVar[Unsupported] = {
+        "tools": ([],),
+        "tool_choice": ("none", "auto"),
+        "functions": ([],),
+        "function_call": ("none", "auto"),
+        "response_format": ({"type": "text"},),
+        "modalities": (["text"],),
+        "audio": (),
+        "web_search_options": (),
+    }
+
+
+class CompletionBody(GenerationBody):
+    """POST /v1/completions. Without max_tokens the answer may fill the context, as in chat."""
+
+    prompt: Annotated[
+        tuple[Prompt, ...],
+        PlainValidator(_as_prompts, json_schema_input_type=str | list[TokenId] | list[str] | list[list[TokenId]]),
+    ]
+    logprobs: int | None = None
+
+    unsupported: ClassVar[Unsupported] = {"echo": (False,), "suffix": ("",), "best_of": (1,)}
+
+
+class TokenizeBody(Body):
+    """POST /v1/tokenize: a prompt or messages."""
+
+    model: Annotated[str, Field(min_length=1)]
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+
+
+class DetokenizeBody(Body):
+    """POST /v1/detokenize."""
+
+    model: Annotated[str, Field(min_length=1)]
+    tokens: list[TokenId]

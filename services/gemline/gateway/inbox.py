@@ -1,0 +1,84 @@
+"""What has come for one request and was not read yet: between a decode worker's stream and the request's reader."""
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gemline.engine.events import FinishReason
+from gemline.errors import GemlineError
+from gemline.internal.v1 import decode_pb2, sampling_pb2
+from gemline.rpc.convert import error_from_proto, finish_from_proto
+
+
+class Delivery(NamedTuple):
+    """Everything that came since the last one; `finish` is set on the request's last delivery."""
+
+    token_ids: list[int]
+    logprobs: list[sampling_pb2.Logprobs]  # one per id, or none at all
+    finish: FinishReason | None
+
+
+class Inbox:
+    """One reader, one writer, one event loop; costs no task and no queue.
+
+    Steps that arrive while the reader is busy are joined into one delivery. It holds no more than the request's
+    max_tokens ids, however slow the reader is, for the worker generates no more.
+    """
+
+    __slots__ = ("_cancel", "_error", "_finish", "_is_canceled", "_logprobs", "_token_ids", "_waiter")
+
+    def __init__(self, cancel: Callable[[], None]) -> None:
+        """`cancel` tells the worker; it is harmless after the request's end."""
+        self._cancel = cancel
+        self._token_ids: list[int] = []
+        self._logprobs: list[sampling_pb2.Logprobs] = []
+        self._finish: FinishReason | None = None
+        self._error: GemlineError | None = None
+        self._is_canceled = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def deliver(self, event: decode_pb2.Event) -> bool:
+        """Take what a step brought; true when it was the request's last event."""
+        self._token_ids.extend(event.token_ids)
+        if event.logprobs:
+            self._logprobs.extend(event.logprobs)
+        self._finish = finish_from_proto(event.finish_reason)
+        if event.HasField("error"):
+            self._error = error_from_proto(event.error)
+        self._wake()
+        return self._finish is not None or self._error is not None
+
+    def fail(self, error: GemlineError) -> None:
+        """Nothing more will come: the reader gets what is here, and then `error`."""
+        self._error = error
+        self._wake()
+
+    def cancel(self) -> None:
+        """Tell the worker that nobody reads on, and release a reader that waits."""
+        self._is_canceled = True
+        self._cancel()
+        self._wake()
+
+    async def take(self) -> Delivery:
+        """All that is new, waiting for it if need be; nothing once it was canceled.
+
+        Raises the request's error when everything that came before it was taken.
+        """
+        if not self._has_news():
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if self._error is not None and not self._token_ids:
+            raise self._error
+        delivery = Delivery(self._token_ids, self._logprobs, self._finish)
+        self._token_ids, self._logprobs = [], []
+        return delivery
+
+    def _has_news(self) -> bool:
+        return bool(self._token_ids) or self._finish is not None or self._error is not None or self._is_canceled
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,114 @@
+"""The streams to all decode workers: follows the workers that come and go, and sends each request to one of them."""
+
+import asyncio
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from gemline.cluster.records import ModelCard, WorkerRecord
+from gemline.errors import Unavailable
+from gemline.gateway.inbox import Inbox
+from gemline.gateway.link import DecodeLink, OpenChannel
+from gemline.gateway.routing import choose
+from gemline.internal.v1 import decode_pb2
+
+LINGER_S = 10.0  # a lease lasts 6 s and is renewed every 2 s: who is away for longer has gone
+_LEAVE_POLL_S = 0.05
+
+
+class Place(NamedTuple):
+    """Where a request is."""
+
+    worker_id: str
+    inbox: Inbox
+
+
+class Links:
+    """One DecodeLink for each life of each decode worker in the last snapshot.
+
+    A worker that leaves the snapshot gets no new request; those it has may end. They are not given up at once, for
+    when Redis restarts empty every worker is away for a moment, and comes back under a new epoch.
+    """
+
+    def __init__(
+        self, gateway_id: str, open_channel: OpenChannel, connect_timeout_s: float, linger_s: float = LINGER_S
+    ) -> None:
+        self._gateway_id = gateway_id
+        self._open_channel = open_channel
+        self._connect_timeout_s = connect_timeout_s
+        self._linger_s = linger_s
+        self._links: dict[tuple[str, int], DecodeLink] = {}
+        self._leaving: dict[DecodeLink, asyncio.Task[None]] = {}
+
+    def follow(self, records: Sequence[WorkerRecord]) -> None:
+        """Attach to the workers that are new in this snapshot, and leave those that have gone."""
+        current = {(record.worker_id, record.epoch): record for record in records}
+        for life in self._links.keys() - current.keys():
+            self._leave(self._links.pop(life))
+        for life, record in current.items():
+            if life in self._links:
+                self._links[life].record = record
+            else:
+                self._links[life] = DecodeLink(record, self._gateway_id, self._open_channel)
+
+    async def stop(self) -> None:
+        """Close every stream; what still runs fails."""
+        for leaving in self._leaving.values():
+            leaving.cancel()
+        links = [*self._links.values(), *self._leaving]
+        self._links.clear()
+        await asyncio.gather(*(link.stop() for link in links))
+
+    def can_serve(self, card: ModelCard) -> bool:
+        """Whether a request for the model could be sent now."""
+        return any(link.takes_requests for link in self._serving(card))
+
+    async def submit(self, card: ModelCard, submit: decode_pb2.Submit, avoid: Collection[str] = ()) -> Place:
+        """Send the request to the least loaded worker of the model that is not in `avoid`.
+
+        Waits a moment for a stream that is being opened; raises Unavailable when there is none.
+        """
+        if not self._open_links(card, avoid):
+            await self._wait_for_one(card, avoid)
+        links = self._open_links(card, avoid)
+        chosen = choose([link.candidate() for link in links.values()], submit.request_id)
+        if chosen is None:
+            raise Unavailable(f"no decode worker can take a request for model {card.model_id} now; try again")
+        return Place(chosen.worker_id, links[chosen.worker_id].submit(submit))
+
+    async def _wait_for_one(self, card: ModelCard, avoid: Collection[str]) -> None:
+        opening = [link for link in self._serving(card) if link.record.worker_id not in avoid]
+        waits = [asyncio.create_task(link.wait_standing()) for link in opening]
+        if not waits:
+            return
+        try:
+            await asyncio.wait(waits, timeout=self._connect_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def _open_links(self, card: ModelCard, avoid: Collection[str]) -> dict[str, DecodeLink]:
+        """By worker."""
+        return {
+            link.record.worker_id: link
+            for link in self._serving(card)
+            if link.takes_requests and link.record.worker_id not in avoid
+        }
+
+    def _serving(self, card: ModelCard) -> list[DecodeLink]:
+        """Workers of the very model: another revision under the same name may have another tokenizer."""
+        return [link for link in self._links.values() if link.record.model == card]
+
+    def _leave(self, link: DecodeLink) -> None:
+        task = self._leaving[link] = asyncio.create_task(self._see_out(link))
+        task.add_done_callback(lambda _: self._leaving.pop(link, None))
+
+    async def _see_out(self, link: DecodeLink) -> None:
+        """Close the link when its requests have ended, or when the worker stays away."""
+        loop = asyncio.get_running_loop()
+        limit_s = loop.time() + self._linger_s
+        while link.num_in_flight and (loop.time() < limit_s or self._is_back(link)):  # noqa: ASYNC110 - seldom
+            await asyncio.sleep(_LEAVE_POLL_S)
+        await link.stop()
+
+    def _is_back(self, link: DecodeLink) -> bool:
+        return any(worker_id == link.record.worker_id for worker_id, _ in self._links)

@@ -1,0 +1,123 @@
+"""The gateway as a process: Redis, the core and the two public servers on one event loop, and an orderly end."""
+
+import asyncio
+import json
+import logging
+import signal
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from gemline import telemetry
+from gemline.cluster.connection import connect
+from gemline.cluster.keys import ApiKeys
+from gemline.cluster.workers import WorkersView
+from gemline.gateway.core import Gateway
+from gemline.gateway.grpc_server import PublicServer
+from gemline.gateway.http import create_app
+from gemline.gateway.http_server import HttpServer
+from gemline.gateway.settings import GatewaySettings
+from gemline.logs import setup_logging
+from gemline.telemetry import Telemetry
+
+_READY_POLL_S = 0.1
+
+
+class Addresses(NamedTuple):
+    """Where the public servers listen, as the ready file has it."""
+
+    http: str  # a URL
+    grpc: str  # host:port
+
+
+class GatewayProcess:
+    """Everything of one gateway, brought up in order and taken down in the opposite one. Used once."""
+
+    def __init__(self, settings: GatewaySettings, own_telemetry: Telemetry | None = None) -> None:
+        """Without `own_telemetry` it is set up from the environment."""
+        self._settings = settings
+        self._telemetry = own_telemetry or telemetry.setup("gateway")
+        self._undo = AsyncExitStack()
+
+    async def start(self) -> Addresses:
+        """Listen on both ports; raises the ConfigurationError or Unavailable that says why it cannot."""
+        try:
+            return await self._start()
+        except BaseException:
+            await self._undo.aclose()
+            raise
+
+    async def drain(self) -> None:
+        """Be ready no longer, take no new call, and return when those that run have ended."""
+        self._gateway.drain()
+        await self._grpc.set_serving(False)
+        await asyncio.gather(self._http.stop(), self._grpc.stop(self._settings.drain_timeout_s))
+
+    async def stop(self) -> None:
+        """End what still runs and close everything. A second call does nothing."""
+        await self._undo.aclose()
+
+    async def _start(self) -> Addresses:
+        self._undo.push_async_callback(asyncio.to_thread, self._telemetry.shutdown)
+        await self._start_core()
+        self._grpc = PublicServer(self._gateway, self._settings)
+        self._http = HttpServer(create_app(self._gateway, self._settings), self._settings)
+        for server in (self._grpc, self._http):
+            await server.start()
+            self._undo.push_async_callback(server.stop)
+        addresses = Addresses(f"http://{self._http.address}", self._grpc.address)
+        watch = asyncio.create_task(self._watch_readiness(addresses), name="readiness")
+        self._undo.callback(watch.cancel)
+        return addresses
+
+    async def _start_core(self) -> None:
+        redis = connect(self._settings.redis_url)
+        self._undo.push_async_callback(redis.aclose)
+        keys = ApiKeys(redis, self._settings.keys_file)
+        await keys.tenant_of("")  # an unreadable file of keys is found now, not by the first user
+        view = WorkersView(redis)
+        await view.start()
+        self._undo.push_async_callback(view.stop)
+        self._gateway = Gateway(self._settings, view, keys, self._telemetry)
+        await self._gateway.start()
+        self._undo.push_async_callback(self._gateway.stop)
+
+    async def _watch_readiness(self, addresses: Addresses) -> None:
+        was_ready = was_ever_ready = False
+        while True:
+            if (is_ready := self._gateway.ready()) != was_ready:
+                await self._grpc.set_serving(is_ready)
+                was_ready = is_ready
+            if is_ready and not was_ever_ready and self._settings.ready_file is not None:
+                _write(self._settings.ready_file, addresses)
+            was_ever_ready = was_ever_ready or is_ready
+            await asyncio.sleep(_READY_POLL_S)
+
+
+def run_gateway(settings: GatewaySettings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and stop; a second signal skips what is left of the drain."""
+    setup_logging("gateway")
+    asyncio.run(_serve_until_signal(GatewayProcess(settings)))
+
+
+async def _serve_until_signal(process: GatewayProcess) -> None:
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
+    addresses = await process.start()
+    logging.getLogger(__name__).info("listening on %s and, for gRPC, %s", *addresses)
+    try:
+        await signals.get()
+        drain, impatience = asyncio.create_task(process.drain()), asyncio.create_task(signals.get())
+        await asyncio.wait([drain, impatience], return_when=asyncio.FIRST_COMPLETED)
+        drain.cancel()
+        impatience.cancel()
+    finally:
+        await process.stop()
+
+
+def _write(file: Path, addresses: Addresses) -> None:
+    """All at once: whoever waits for the file must not read half of it."""
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(json.dumps(addresses._asdict()))
+    partial.replace(file)

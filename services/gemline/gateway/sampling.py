@@ -1,0 +1,120 @@
+"""From what a user set to what an engine needs: every default filled in, every range checked. Pure."""
+
+import secrets
+from collections.abc import Iterable
+from typing import TypeVar
+
+from gemline.cluster.records import ModelCard
+from gemline.engine.params import SamplingParams
+from gemline.errors import ContextLengthExceeded, InvalidRequest
+from gemline.gateway.requests import SamplingOptions
+
+MAX_STOPS = 16
+MAX_STOP_CHARS = 1024
+MAX_STOP_TOKEN_IDS = 64
+MAX_LOGIT_BIAS = 1024
+# A temperature below this is greedy: capped logits differ by at most 60, and 60 / 1e-4 already leaves one token.
+MIN_TEMPERATURE = 1e-4
+# The smallest float of 32 bits that is not denormal: what is below it would reach the engine as 0.
+MIN_FLOAT32 = 2.0**-126
+
+_T = TypeVar("_T")
+
+
+def resolve_sampling(
+    options: SamplingOptions, card: ModelCard, num_prompt_tokens: int, *, prompt_param: str = "prompt"
+) -> SamplingParams:
+    """What the engine needs for a prompt of that length on this model.
+
+    `prompt_param` is what the user calls the prompt. Raises InvalidRequest naming the field, its value and its range,
+    and ContextLengthExceeded with both numbers.
+    """
+    check_sampling(options, card)
+    temperature = _or(options.temperature, 1.0)
+    return SamplingParams(
+        max_tokens=_max_tokens(options.max_tokens, card, num_prompt_tokens, prompt_param),
+        temperature=temperature if temperature >= MIN_TEMPERATURE else 0.0,
+        top_k=_or(options.top_k, 0),
+        top_p=_or(options.top_p, 1.0),
+        min_p=_or(options.min_p, 0.0),
+        seed=secrets.randbits(64) if options.seed is None else options.seed % 2**64,
+        repetition_penalty=_or(options.repetition_penalty, 1.0),
+        presence_penalty=_or(options.presence_penalty, 0.0),
+        frequency_penalty=_or(options.frequency_penalty, 0.0),
+        logit_bias=dict(options.logit_bias),
+        stop_token_ids=_stop_token_ids(options, card),
+        num_logprobs=options.logprobs,
+    )
+
+
+def check_sampling(options: SamplingOptions, card: ModelCard) -> None:
+    """All that can be refused before the prompt was read; raises InvalidRequest naming the field."""
+    if options.max_tokens is not None and options.max_tokens < 1:
+        raise InvalidRequest(f"max_tokens must be at least 1, not {options.max_tokens}", param="max_tokens")
+    _check_range("temperature", options.temperature, 0, 2)
+    _check_range("top_k", options.top_k, 0, 2**31 - 1)
+    _check_range("top_p", options.top_p, 0, 1, above=MIN_FLOAT32)
+    _check_range("min_p", options.min_p, 0, 1)
+    _check_range("seed", options.seed, -(2**63), 2**64 - 1)
+    _check_range("repetition_penalty", options.repetition_penalty, 0.001, 1000)
+    _check_range("presence_penalty", options.presence_penalty, -2, 2)
+    _check_range("frequency_penalty", options.frequency_penalty, -2, 2)
+    _check_range("logprobs", options.logprobs, 0, 20)
+    _check_stops(options.stop)
+    _check_count("stop_token_ids", len(options.stop_token_ids), MAX_STOP_TOKEN_IDS)
+    check_token_ids("stop_token_ids", options.stop_token_ids, card.vocab_size)
+    _check_count("logit_bias", len(options.logit_bias), MAX_LOGIT_BIAS)
+    check_token_ids("logit_bias", options.logit_bias, card.vocab_size)
+    for bias in options.logit_bias.values():
+        _check_range("logit_bias", bias, -100, 100)
+
+
+def check_token_ids(param: str, token_ids: Iterable[int], vocab_size: int) -> None:
+    """Raises InvalidRequest naming the first id that is not in the vocabulary."""
+    for token_id in token_ids:
+        if not 0 <= token_id < vocab_size:
+            message = f"{param}: token id {token_id} is not in the vocabulary of {vocab_size} tokens"
+            raise InvalidRequest(message, param=param)
+
+
+def _or(value: _T | None, default: _T) -> _T:
+    return default if value is None else value
+
+
+def _max_tokens(asked: int | None, card: ModelCard, num_prompt_tokens: int, prompt_param: str) -> int:
+    room = card.context_length - num_prompt_tokens
+    context = f"{card.model_id} has a context of {card.context_length} tokens"
+    if room < 1:
+        message = f"the prompt has {num_prompt_tokens} tokens, but {context} and the answer needs at least one of them"
+        raise ContextLengthExceeded(message, param=prompt_param)
+    if asked is not None and asked > room:
+        total = num_prompt_tokens + asked
+        message = f"the prompt has {num_prompt_tokens} tokens and max_tokens is {asked}: {total} in all, but {context}"
+        raise ContextLengthExceeded(message, param="max_tokens")
+    return room if asked is None else asked
+
+
+def _stop_token_ids(options: SamplingOptions, card: ModelCard) -> frozenset[int]:
+    chosen = frozenset(options.stop_token_ids)
+    return chosen if options.ignore_eos else chosen.union(card.stop_token_ids)
+
+
+def _check_range(name: str, value: float | None, low: float, high: float, *, above: float | None = None) -> None:
+    """`above`: the least value of a range that is open below. Written so that NaN is in no range."""
+    if value is None or (low if above is None else above) <= value <= high:
+        return
+    bounds = f"from {low:g} to {high:g}" if above is None else f"above {low:g} and at most {high:g}"
+    raise InvalidRequest(f"{name} must be {bounds}, not {value}", param=name)
+
+
+def _check_count(name: str, count: int, most: int) -> None:
+    if count > most:
+        raise InvalidRequest(f"{name} has {count} entries; at most {most} are taken", param=name)
+
+
+def _check_stops(stops: tuple[str, ...]) -> None:
+    _check_count("stop", len(stops), MAX_STOPS)
+    for stop in stops:
+        if not 1 <= len(stop) <= MAX_STOP_CHARS:
+            message = f"stop: a string must have from 1 to {MAX_STOP_CHARS} characters, not {len(stop)}"
+            raise InvalidRequest(message, param="stop")

@@ -1,0 +1,42 @@
+"""What an operator may set on a gateway. Plain data; reads no file and no environment."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+from gemline.errors import ConfigurationError
+
+
+def _new_gateway_id() -> str:
+    return f"gateway-{uuid4().hex[:8]}"
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """One gateway process. Port 0 is any free one; times are in seconds."""
+
+    redis_url: str = ""
+    keys_file: Path | None = None  # lines `tenant:key`, besides the keys in Redis
+    http_host: str = "127.0.0.1"
+    http_port: int = 0
+    grpc_host: str = "127.0.0.1"
+    grpc_port: int = 0
+    gateway_id: str = field(default_factory=_new_gateway_id)
+    body_limit_bytes: int = 4 * 1024 * 1024  # of an HTTP body, and of a public gRPC message
+    connect_timeout_s: float = 2.0  # to wait for a decode worker that is being attached to
+    encode_timeout_s: float = 5.0  # of one attempt on one tokenization worker
+    drain_timeout_s: float = 30.0  # for running answers, after SIGTERM
+    ready_file: Path | None = None  # written, as JSON with both addresses, once requests can be answered
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, naming the field, the value and the range."""
+        for name in ("http_port", "grpc_port"):
+            port: int = getattr(self, name)
+            if not 0 <= port <= 65535:
+                raise ConfigurationError(f"{name} must be from 0 to 65535, not {port}")
+        for name in ("body_limit_bytes", "connect_timeout_s", "encode_timeout_s"):
+            value: float = getattr(self, name)
+            if value <= 0:
+                raise ConfigurationError(f"{name} must be above 0, not {value}")
+        if self.drain_timeout_s < 0:
+            raise ConfigurationError(f"drain_timeout_s must be 0 or more, not {self.drain_timeout_s}")

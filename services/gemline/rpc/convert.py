@@ -1,0 +1,105 @@
+"""Between the words of the engine and the messages on our wires. The one file that knows both; decides nothing."""
+
+from __future__ import annotations  # an enum's ValueType is in the stubs alone
+
+from collections.abc import Sequence
+
+from gemline import errors
+from gemline.engine.events import FailureEvent, FinishReason, Logprobs, TokenEvent
+from gemline.engine.params import SamplingParams
+from gemline.internal.v1 import decode_pb2, sampling_pb2
+
+_FINISH_TO_PROTO = {
+    FinishReason.STOP: sampling_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: sampling_pb2.FINISH_REASON_LENGTH,
+}
+_FINISH_FROM_PROTO = {message: reason for reason, message in _FINISH_TO_PROTO.items()}
+
+
+def sampling_to_proto(params: SamplingParams) -> sampling_pb2.SamplingParams:
+    """The message of `params`. Its floats have 32 bits, so whoever reads it draws the same, wherever it runs."""
+    return sampling_pb2.SamplingParams(
+        max_tokens=params.max_tokens,
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        seed=params.seed,
+        repetition_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        logit_bias=params.logit_bias,
+        stop_token_ids=sorted(params.stop_token_ids),
+        num_logprobs=params.num_logprobs,
+    )
+
+
+def sampling_from_proto(message: sampling_pb2.SamplingParams) -> SamplingParams:
+    """The parameters that `sampling_to_proto` wrote."""
+    return SamplingParams(
+        max_tokens=message.max_tokens,
+        temperature=message.temperature,
+        top_k=message.top_k,
+        top_p=message.top_p,
+        min_p=message.min_p,
+        seed=message.seed,
+        repetition_penalty=message.repetition_penalty,
+        presence_penalty=message.presence_penalty,
+        frequency_penalty=message.frequency_penalty,
+        logit_bias=dict(message.logit_bias),
+        stop_token_ids=frozenset(message.stop_token_ids),
+        num_logprobs=message.num_logprobs if message.HasField("num_logprobs") else None,
+    )
+
+
+def logprobs_to_proto(logprobs: Logprobs) -> sampling_pb2.Logprobs:
+    """The message of one position's log-probabilities."""
+    return sampling_pb2.Logprobs(token_ids=logprobs.token_ids, values=logprobs.values)
+
+
+def logprobs_from_proto(message: sampling_pb2.Logprobs) -> Logprobs | None:
+    """What `logprobs_to_proto` wrote; None for an empty message, which is how "not asked for" travels."""
+    if not message.token_ids:
+        return None
+    return Logprobs(token_ids=tuple(message.token_ids), values=tuple(message.values))
+
+
+def finish_to_proto(finish: FinishReason | None) -> sampling_pb2.FinishReason.ValueType:
+    """The message's enum; UNSPECIFIED while the sequence goes on."""
+    return sampling_pb2.FINISH_REASON_UNSPECIFIED if finish is None else _FINISH_TO_PROTO[finish]
+
+
+def finish_from_proto(value: sampling_pb2.FinishReason.ValueType) -> FinishReason | None:
+    """The reason, or None while the sequence goes on."""
+    return _FINISH_FROM_PROTO.get(value)
+
+
+def tokens_to_proto(handle: int, tokens: Sequence[TokenEvent]) -> decode_pb2.Event:
+    """One event for consecutive tokens of one request: one normally, more when a slow reader made steps coalesce."""
+    return decode_pb2.Event(
+        handle=handle,
+        token_ids=[token.token_id for token in tokens],
+        logprobs=[logprobs_to_proto(token.logprobs) for token in tokens if token.logprobs is not None],
+        finish_reason=finish_to_proto(tokens[-1].finish),
+    )
+
+
+def tokens_from_proto(message: decode_pb2.Event) -> tuple[TokenEvent, ...]:
+    """The tokens that `tokens_to_proto` wrote, their seq_id being the handle."""
+    last = len(message.token_ids) - 1
+    logprobs = [logprobs_from_proto(item) for item in message.logprobs] or [None] * (last + 1)
+    finish = finish_from_proto(message.finish_reason)
+    return tuple(
+        TokenEvent(message.handle, token_id, logprobs[i], finish if i == last else None)
+        for i, token_id in enumerate(message.token_ids)
+    )
+
+
+def failure_to_proto(handle: int, failure: FailureEvent) -> decode_pb2.Event:
+    """The event that ends one request with an error."""
+    return decode_pb2.Event(handle=handle, error=decode_pb2.Error(code=failure.code, message=failure.message))
+
+
+def error_from_proto(message: decode_pb2.Error) -> errors.GemlineError:
+    """The error that ended a request."""
+    return errors.from_code(message.code, message.message)

@@ -1,0 +1,109 @@
+"""A Ray cluster of this machine alone, with the workers as Serve deployments."""
+
+import asyncio
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from gemline.cluster.records import Role
+from gemline.serve.settings import WorkerSettings
+
+# Replicas share the cores of one machine; the engine's threads, not Ray's accounting, divide them.
+_CPUS_PER_REPLICA = 0.01
+
+
+class RayRunner:
+    """Starts Ray with files and ports of its own, so that it neither joins nor disturbs another cluster."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        # Ray's socket paths must stay under 107 bytes: a short folder of its own.
+        self._temp_dir = Path(tempfile.mkdtemp(prefix="gl-"))
+        self._failure: str | None = None
+        self._started = False
+
+    async def start(self, workers: Mapping[WorkerSettings, int]) -> None:
+        """Start Ray, then deploy; does not wait for the replicas."""
+        await asyncio.to_thread(self._start_ray)
+        self._started = True
+        await asyncio.to_thread(self._deploy, workers)
+
+    def _start_ray(self) -> None:
+        token_file = self._run_dir / "ray-token"
+        token_file.touch(mode=0o600)
+        token_file.write_text(secrets.token_hex(32))
+        os.environ |= {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token_file),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+            "RAY_SERVE_LOG_TO_STDERR": "0",
+        }
+        import ray
+        from ray import serve
+
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+            _temp_dir=str(self._temp_dir),
+            _node_ip_address="127.0.0.1",
+            object_store_memory=80 * 1024 * 1024,
+        )
+        serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
+
+    @staticmethod
+    def _deploy(workers: Mapping[WorkerSettings, int]) -> None:
+        from ray import serve
+
+        from gemline.serve.ray_app import application_name, deployment
+
+        serve.run_many(
+            [
+                serve.RunTarget(
+                    deployment(settings, count, _CPUS_PER_REPLICA),
+                    name=application_name(Role(settings.role)),
+                    route_prefix=None,
+                )
+                for settings, count in workers.items()
+                if count
+            ],
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
+        )
+
+    def failure(self) -> str | None:
+        """Why a deployment cannot become ready, in Serve's words; None while it still may."""
+        from ray import serve
+        from ray.serve.schema import ApplicationStatus
+
+        broken = {ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY}
+        for name, application in serve.status().applications.items():
+            if application.status in broken:
+                messages = [deployment.message for deployment in application.deployments.values()]
+                return f"{name}: {application.message} {' '.join(messages)}".strip()
+        return None
+
+    def keep_alive(self) -> None:
+        """Serve starts again what dies; there is nothing to do."""
+
+    async def stop(self, timeout_s: float) -> None:
+        """Drain the replicas, end Ray, remove its files."""
+        if self._started:
+            await asyncio.to_thread(self._shutdown)
+        shutil.rmtree(self._temp_dir, ignore_errors=True)
+
+    @staticmethod
+    def _shutdown() -> None:
+        import ray
+        from ray import serve
+
+        serve.shutdown()  # type: ignore[no-untyped-call]  # untyped in ray
+        ray.shutdown()

@@ -1,0 +1,126 @@
+"""Every setting of a process, frozen, and the one place where defaults are decided. No I/O but counting the cores."""
+
+import os
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from gemline.cluster.records import Role
+from gemline.errors import ConfigurationError
+
+Runner = Literal["ray", "process"]
+Topology = Literal["split", "colocated"]
+SystemPrompt = Literal["refuse", "prepend"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """One worker process. Travels to it as a plain dict (Ray) or as command-line flags (`gemline worker`)."""
+
+    role: str
+    model_dir: str
+    served_model_name: str
+    redis_url: str
+    bind: str = "127.0.0.1"
+    advertise: str | None = None  # the address others reach it by; default: bind
+    port: int = 0
+    metrics_port: int = 0
+    dtype: str = "float32"
+    kv_blocks: int | None = None  # None: from free memory
+    block_size: int = 16
+    max_batch_tokens: int = 512
+    max_running: int = 64
+    threads: int | None = None  # None: torch's own choice
+    prefill: Literal["remote", "local"] = "remote"  # decode workers only
+    system_prompt: SystemPrompt = "refuse"  # tokenization workers only
+    drain_timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.role not in (names := [role.value for role in Role]):
+            raise ConfigurationError(f"worker role {self.role!r} is none of {', '.join(names)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The settings that `to_dict` gave."""
+        return cls(**values)
+
+    def argv(self) -> list[str]:
+        """Arguments of `gemline worker` that give these settings; defaults are left out.
+
+        The Redis URL, which may hold a password, travels in GEMLINE_REDIS_URL: anybody may read a command line.
+        """
+        flags = [
+            part
+            for field in fields(self)
+            if field.name not in ("role", "redis_url") and (value := getattr(self, field.name)) != field.default
+            for part in (f"--{field.name.replace('_', '-')}", str(value))
+        ]
+        return [self.role, *flags]
+
+
+@dataclass(frozen=True, slots=True)
+class StackSettings:
+    """Everything on one machine: what `gemline up` starts."""
+
+    model: str | None = None  # a directory, a Hugging Face id, or None for the demo checkpoint
+    runner: Runner = "ray"
+    topology: Topology = "split"
+    num_tokenization: int = 1
+    num_prefill: int = 1
+    num_decode: int = 1
+    dtype: str = "float32"
+    host: str = "127.0.0.1"
+    http_port: int = 8080
+    grpc_port: int = 50051
+    redis_url: str | None = None  # None: an embedded Redis
+    keys_file: Path | None = None  # None: a key for tenant "local" is made
+    served_model_name: str | None = None  # None: from the model
+    kv_blocks: int | None = None
+    max_running: int = 64
+    max_batch_tokens: int = 512
+    threads: int | None = None  # None: the cores, shared out among the engines
+    system_prompt: SystemPrompt = "refuse"
+    ready_file: Path | None = None
+    start_timeout_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        least = {"num_tokenization": 1, "num_decode": 1, "num_prefill": 0 if self.topology == "colocated" else 1}
+        for name, floor in least.items():
+            if (given := getattr(self, name)) < floor:
+                flag = f"--{name.removeprefix('num_')}"
+                raise ConfigurationError(f"{flag} {given}: at least {floor} with --topology {self.topology}")
+
+    @property
+    def counts(self) -> dict[Role, int]:
+        """Workers to start, by role; a colocated decode worker prefills for itself."""
+        num_prefill = 0 if self.topology == "colocated" else self.num_prefill
+        return {Role.TOKENIZATION: self.num_tokenization, Role.PREFILL: num_prefill, Role.DECODE: self.num_decode}
+
+    def worker(self, role: Role, *, model_dir: Path, served_model_name: str, redis_url: str) -> WorkerSettings:
+        """Settings of a worker of this stack."""
+        return WorkerSettings(
+            role=role.value,
+            model_dir=str(model_dir),
+            served_model_name=served_model_name,
+            redis_url=redis_url,
+            bind=self.host,
+            dtype=self.dtype,
+            kv_blocks=self.kv_blocks,
+            max_batch_tokens=self.max_batch_tokens,
+            max_running=self.max_running,
+            threads=self.threads,
+            prefill="local" if self.topology == "colocated" else "remote",
+            system_prompt=self.system_prompt,
+        )
+
+
+def resolve(settings: StackSettings, num_cores: int | None = None) -> StackSettings:
+    """The settings with `threads` decided: the cores shared out among prefill and decode workers, at least one each."""
+    if settings.threads is not None:
+        return settings
+    num_engines = settings.counts[Role.PREFILL] + settings.counts[Role.DECODE]
+    return replace(settings, threads=max(1, (num_cores or os.cpu_count() or 1) // num_engines))

@@ -1,0 +1,58 @@
+"""From settings to a worker in its host: what a bare process and a Ray replica both run."""
+
+import asyncio
+from pathlib import Path
+
+from gemline.cluster.records import Role
+from gemline.host import HostSettings, Worker, WorkerHost, run_until_signal
+from gemline.logs import setup_logging
+from gemline.serve.settings import WorkerSettings
+
+
+def build_worker(settings: WorkerSettings) -> Worker:
+    """The worker of that role, not started. Torch is imported only for those that have an engine."""
+    model_dir = Path(settings.model_dir)
+    if settings.role == Role.TOKENIZATION.value:
+        from gemline.tokenization.worker import TokenizationOptions, TokenizationWorker
+
+        return TokenizationWorker(
+            TokenizationOptions(model_dir, settings.served_model_name, system_prompt=settings.system_prompt)
+        )
+    from gemline.engine.options import EngineOptions
+
+    engine = EngineOptions(
+        dtype=settings.dtype,
+        num_kv_blocks=settings.kv_blocks,
+        block_size=settings.block_size,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_running=settings.max_running,
+        num_threads=settings.threads,
+    )
+    if settings.role == Role.PREFILL.value:
+        from gemline.prefill.worker import PrefillOptions, PrefillWorker
+
+        return PrefillWorker(PrefillOptions(model_dir, settings.served_model_name, engine))
+    from gemline.decode.worker import DecodeOptions, DecodeWorker
+
+    return DecodeWorker(DecodeOptions(model_dir, settings.served_model_name, engine, prefill=settings.prefill))
+
+
+def build_host(settings: WorkerSettings) -> WorkerHost:
+    """The worker with its gRPC server, lease and metrics, not started."""
+    return WorkerHost(
+        build_worker(settings),
+        HostSettings(
+            redis_url=settings.redis_url,
+            bind=settings.bind,
+            advertise=settings.advertise,
+            port=settings.port,
+            metrics_port=settings.metrics_port,
+            drain_timeout_s=settings.drain_timeout_s,
+        ),
+    )
+
+
+def run_worker(settings: WorkerSettings) -> None:
+    """Run a worker in this process until SIGTERM or SIGINT; then drain and stop."""
+    setup_logging(settings.role)
+    asyncio.run(run_until_signal(build_host(settings)))

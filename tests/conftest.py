@@ -1,0 +1,35 @@
+"""What tests of several parts share: a real Redis and a tiny checkpoint."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from gemline.cluster.embedded import EmbeddedRedis
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of one redis-server for the whole session."""
+    server = EmbeddedRedis(tmp_path_factory.mktemp("redis"))
+    yield server.start()
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """URL of a real Redis that holds nothing."""
+    with redis.Redis.from_url(redis_server) as client:
+        client.flushall()
+    return redis_server
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a Gemma 2 checkpoint that runs in milliseconds. Not to be changed by a test."""
+    from gemline.demo.checkpoint import TINY, make_checkpoint
+
+    target = tmp_path_factory.mktemp("tiny")
+    make_checkpoint(target, TINY)
+    return target

@@ -1,0 +1,231 @@
+"""Prefill on one worker, decode on another: the same answers as on one, whatever happens in between."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import hand_prefill
+from support.hand_gateway import HandGateway, attached
+from support.hand_prefill import Spoiler, registered
+from support.workers import becomes_true, hosted, measure, measuring
+
+from gemline.cluster.records import WorkerRecord
+from gemline.decode.worker import DecodeOptions, DecodeWorker
+from gemline.engine.config import Gemma2Config
+from gemline.engine.handover import kv_ranges
+from gemline.engine.options import EngineOptions
+from gemline.engine.params import SamplingParams
+from gemline.prefill.worker import PrefillOptions, PrefillWorker
+from gemline.telemetry import Telemetry
+
+ENGINE = EngineOptions(num_kv_blocks=64, max_batch_tokens=24, max_running=8, max_waiting=64, num_threads=1)
+GREEDY = SamplingParams(max_tokens=6, temperature=0.0, num_logprobs=1)
+SEEDED = SamplingParams(max_tokens=6, temperature=1.0, top_p=0.9, seed=7, num_logprobs=1, repetition_penalty=1.2)
+WINDOW = 16  # of the tiny checkpoint, and its block size; TOKEN_BYTES: keys and values, 2 heads of 16 floats
+TOKEN_BYTES = 2 * 2 * 16 * 4
+
+
+def prompt(num_tokens: int) -> list[int]:
+    return [2, *(300 + 7 * i % 400 for i in range(1, num_tokens))]
+
+
+class Split:
+    """A prefill and a decode worker."""
+
+    def __init__(self, prefill: WorkerRecord, decode: WorkerRecord) -> None:
+        self.prefill_record = prefill
+        self.decode_record = decode
+        self.prefill = measuring()
+        self.decode = measuring()
+
+    def idle(self) -> bool:
+        return all(measure(end, "gemline_kv_free_blocks", kind="global") == 64 for end in (self.prefill, self.decode))
+
+
+@pytest.fixture
+async def split(tiny_checkpoint: Path, redis_url: str) -> AsyncIterator[Split]:
+    prefill, decode = measuring(), measuring()
+    async with (
+        hosted(PrefillWorker(PrefillOptions(tiny_checkpoint, "tiny", ENGINE)), redis_url, prefill) as prefill_record,
+        hosted(DecodeWorker(DecodeOptions(tiny_checkpoint, "tiny", ENGINE)), redis_url, decode) as decode_record,
+    ):
+        both = Split(prefill_record, decode_record)
+        both.prefill, both.decode = prefill, decode
+        yield both
+
+
+@pytest.fixture
+async def gateway(split: Split) -> AsyncIterator[HandGateway]:
+    async with attached(split.decode_record.address, split.decode_record.epoch) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def colocated(tiny_checkpoint: Path, redis_url: str) -> AsyncIterator[HandGateway]:
+    """The oracle: one worker that does both."""
+    options = DecodeOptions(tiny_checkpoint, "tiny", ENGINE, prefill="local")
+    async with (
+        hosted(DecodeWorker(options), redis_url, measuring()) as record,
+        attached(record.address, record.epoch) as gateway,
+    ):
+        yield gateway
+
+
+def prefills(telemetry: Telemetry, where: str) -> float:
+    return measure(telemetry, "gemline_prefills_total", where=where)
+
+
+async def same_answer(one: HandGateway, other: HandGateway, token_ids: list[int], params: SamplingParams) -> bool:
+    handle = 1000 + len(one.answers)
+    ours, theirs = await asyncio.gather(
+        one.generate(handle, token_ids, params), other.generate(handle, token_ids, params)
+    )
+    assert ours.error == theirs.error == ""
+    return (ours.token_ids, ours.logprobs, ours.finish) == (theirs.token_ids, theirs.logprobs, theirs.finish)
+
+
+async def test_split_and_colocated_give_equal_tokens(
+    split: Split, gateway: HandGateway, colocated: HandGateway
+) -> None:
+    lengths = (1, 2, 15, 16, 17, 18, 24, 25, 47, 48, 49, 150)
+    for num_tokens in lengths:
+        for params in (GREEDY, SEEDED, replace(GREEDY, max_tokens=1)):
+            assert await same_answer(gateway, colocated, prompt(num_tokens), params), num_tokens
+
+    assert prefills(split.decode, "remote") == 3 * len(lengths)
+    assert prefills(split.decode, "local") == prefills(split.decode, "fallback") == 0
+    assert await becomes_true(split.idle)
+
+
+async def test_many_at_once_get_what_each_gets_alone(
+    split: Split, gateway: HandGateway, colocated: HandGateway
+) -> None:
+    prompts = [prompt(1 + 9 * i % 130) for i in range(24)]
+    alone = [(await colocated.generate(i, token_ids, GREEDY)).token_ids for i, token_ids in enumerate(prompts)]
+
+    together = await asyncio.gather(*(gateway.generate(i, ids, GREEDY) for i, ids in enumerate(prompts)))
+
+    assert [answer.token_ids for answer in together] == alone
+    assert prefills(split.decode, "remote") == 24
+    assert await becomes_true(split.idle)
+
+
+async def test_what_travels_is_the_global_layers_and_the_last_window_of_the_local_ones(
+    split: Split, gateway: HandGateway, tiny_checkpoint: Path
+) -> None:
+    config, expected = Gemma2Config.load(tiny_checkpoint), 0
+    for handle, num_tokens in enumerate((1, 10, 16, 17, 100)):
+        await gateway.generate(handle, prompt(num_tokens), GREEDY)
+        expected += TOKEN_BYTES * (num_tokens + min(num_tokens, WINDOW - 1))
+        assert sum(stop - start for start, stop in kv_ranges(config, num_tokens)) == num_tokens + min(num_tokens, 15)
+
+    assert measure(split.decode, "gemline_kv_received_bytes_total") == expected
+    assert await becomes_true(lambda: measure(split.prefill, "gemline_kv_sent_bytes_total") == expected)
+
+
+SPOILS = [hand_prefill.die, hand_prefill.stop_early, hand_prefill.damage, hand_prefill.drop, hand_prefill.repeat]
+
+
+@pytest.mark.parametrize("act", SPOILS, ids=[act.__name__ for act in SPOILS])
+async def test_a_stream_spoiled_at_any_frame_costs_nothing_but_time(
+    split: Split,
+    gateway: HandGateway,
+    colocated: HandGateway,
+    redis_url: str,
+    act: Callable[[bytes, Callable[[bytes], Awaitable[None]], Any], Awaitable[None]],
+) -> None:
+    token_ids, num_frames, num_fallbacks = prompt(60), 5, 0  # 3 chunks of a global layer, 2 of the local one's window
+    for at_frame in range(num_frames + 1):  # the end frame too
+        spoiler = Spoiler(split.prefill_record, at_frame, act)
+        async with registered(spoiler, redis_url):
+            await becomes_true(lambda: measure(split.decode, "gemline_requests") == 0)
+            await asyncio.sleep(0.1)  # until the decode worker has heard of it
+            assert await same_answer(gateway, colocated, token_ids, GREEDY)
+        assert spoiler.num_calls == 1
+        num_fallbacks += 0 if act is hand_prefill.repeat and at_frame == num_frames else 1
+        assert prefills(split.decode, "fallback") == num_fallbacks
+
+    assert await becomes_true(split.idle)
+
+
+async def test_cancelling_during_the_transfer_frees_both_ends(
+    split: Split, gateway: HandGateway, redis_url: str
+) -> None:
+    spoiler = Spoiler(split.prefill_record, 2, hand_prefill.hang)
+    async with registered(spoiler, redis_url):
+        await asyncio.sleep(0.1)
+        await gateway.submit(1, prompt(60), GREEDY)
+        assert await becomes_true(lambda: spoiler.num_frames >= 3)
+        assert not split.idle()
+
+        await gateway.cancel(1)
+
+        assert await becomes_true(split.idle)
+    assert not gateway.answers[1].first.is_set()
+
+
+async def test_a_gateway_that_goes_away_during_the_transfer_frees_both_ends(split: Split, redis_url: str) -> None:
+    spoiler = Spoiler(split.prefill_record, 2, hand_prefill.hang)
+    async with registered(spoiler, redis_url):
+        await asyncio.sleep(0.1)
+        async with attached(split.decode_record.address, split.decode_record.epoch) as gateway:
+            await gateway.submit(1, prompt(60), GREEDY)
+            assert await becomes_true(lambda: spoiler.num_frames >= 3)
+
+        assert await becomes_true(split.idle)
+
+
+async def test_requests_wait_for_room_and_all_are_served(split: Split, gateway: HandGateway) -> None:
+    params = SamplingParams(max_tokens=40, temperature=0.0)
+
+    answers = await asyncio.gather(*(gateway.generate(handle, prompt(200), params) for handle in range(12)))
+
+    assert {tuple(answer.token_ids) for answer in answers} == {tuple(answers[0].token_ids)}
+    assert len(answers[0].token_ids) == 40
+    assert await becomes_true(split.idle)
+
+
+async def test_a_request_that_can_never_be_served_gets_its_error(gateway: HandGateway) -> None:
+    answer = await gateway.generate(1, prompt(255), GREEDY)
+
+    assert answer.error == "context_length_exceeded"
+
+
+async def test_without_a_prefill_worker_the_decode_worker_prefills(
+    tiny_checkpoint: Path, redis_url: str, colocated: HandGateway
+) -> None:
+    telemetry = measuring()
+    async with (
+        hosted(DecodeWorker(DecodeOptions(tiny_checkpoint, "tiny", ENGINE)), redis_url, telemetry) as record,
+        attached(record.address, record.epoch) as gateway,
+    ):
+        assert await same_answer(gateway, colocated, prompt(60), GREEDY)
+    assert prefills(telemetry, "local") == 1
+
+
+async def test_a_prefill_worker_with_other_weights_is_not_asked(
+    split: Split, gateway: HandGateway, redis_url: str
+) -> None:
+    stranger = Spoiler(replace(split.prefill_record, model=replace(split.prefill_record.model, revision="f" * 64)))
+    async with registered(stranger, redis_url):
+        await asyncio.sleep(0.1)
+        await gateway.generate(1, prompt(20), GREEDY)
+
+    assert stranger.num_calls == 0
+    assert prefills(split.decode, "remote") == 1
+
+
+async def test_a_prefill_worker_that_failed_is_left_alone_for_a_while(
+    split: Split, gateway: HandGateway, redis_url: str
+) -> None:
+    spoiler = Spoiler(split.prefill_record, 0, hand_prefill.die)
+    async with registered(spoiler, redis_url):
+        await asyncio.sleep(0.1)
+        for handle in range(4):
+            await gateway.generate(handle, prompt(20), GREEDY)
+
+    assert spoiler.num_calls == 1
+    assert (prefills(split.decode, "fallback"), prefills(split.decode, "remote")) == (1, 3)

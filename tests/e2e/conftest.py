@@ -1,0 +1,22 @@
+"""Stacks that several end-to-end tests share: started once, never killed by a test."""
+
+from collections.abc import Iterator
+
+import pytest
+from support.stack import Running, start_stack
+
+
+@pytest.fixture(scope="session")
+def split_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Processes; prefill apart from decode."""
+    running = start_stack(tmp_path_factory.mktemp("split"), "--runner", "process", "--topology", "split")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def colocated_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Processes; decode workers prefill for themselves."""
+    running = start_stack(tmp_path_factory.mktemp("colocated"), "--runner", "process", "--topology", "colocated")
+    yield running
+    running.stop()

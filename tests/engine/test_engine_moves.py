@@ -1,0 +1,163 @@
+"""Any order of submitting, cancelling, holding, importing and stepping: no block is lost, no token is wrong."""
+
+from dataclasses import replace
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
+from gemline.engine.engine import Engine, EngineOptions, EngineRequest
+from gemline.engine.params import SamplingParams
+from gemline.engine.toy import toy_answer, toy_engine
+
+PROMPTS = st.lists(st.integers(0, 96), min_size=1, max_size=34)
+LENGTHS = st.integers(1, 30)
+
+
+class EngineMoves(RuleBasedStateMachine):
+    """A toy engine with few blocks, and a donor with many, from which prompts are imported."""
+
+    live = Bundle("live")
+    held = Bundle("held")
+    importing = Bundle("importing")
+
+    @initialize(block_size=st.integers(1, 7), max_batch_tokens=st.integers(1, 40), max_running=st.integers(1, 4))
+    def begin(self, block_size: int, max_batch_tokens: int, max_running: int) -> None:
+        context_blocks = -(-64 // block_size)
+        options = EngineOptions(
+            num_kv_blocks=context_blocks + 1,
+            block_size=block_size,
+            max_batch_tokens=max_batch_tokens,
+            max_running=max_running,
+            max_waiting=100,
+        )
+        self.engine = toy_engine(options)
+        self.donor = toy_engine(EngineOptions(num_kv_blocks=64, block_size=4, max_batch_tokens=64))
+        self.num_sequences = 0
+        self.answers: dict[int, list[int]] = {}
+        self.expected: dict[int, list[int]] = {}
+
+    def new_request(self, prompt: list[int], length: int, hold: bool = False) -> EngineRequest:
+        self.num_sequences += 1
+        seq_id = self.num_sequences
+        self.answers[seq_id], self.expected[seq_id] = [], toy_answer(prompt, 1 if hold else length)
+        params = SamplingParams(max_tokens=length, temperature=0.0)
+        return EngineRequest(seq_id, tuple(prompt), len(prompt), params, hold)
+
+    @rule(target=live, prompt=PROMPTS, length=LENGTHS)
+    def submit(self, prompt: list[int], length: int) -> int:
+        request = self.new_request(prompt, length)
+        self.engine.add(request)
+        return request.seq_id
+
+    @rule(target=held, prompt=PROMPTS)
+    def hold(self, prompt: list[int]) -> int:
+        request = self.new_request(prompt, 9, hold=True)
+        self.engine.add(request)
+        return request.seq_id
+
+    @rule(target=importing, prompt=PROMPTS, length=LENGTHS)
+    def reserve(self, prompt: list[int], length: int) -> object:
+        request = self.new_request(prompt, length)
+        if self.engine.reserve(request):
+            return request
+        self.forget(request.seq_id)
+        return multiple()
+
+    @rule(target=live, request=consumes(importing))
+    def import_(self, request: EngineRequest) -> object:
+        if request.seq_id not in self.answers:
+            return multiple()
+        self.donor.add(replace(request, hold=True))
+        (first,) = self.donor.step().tokens
+        for layer, (start, stop) in enumerate(self.donor.kv_ranges(len(request.token_ids))):
+            payload = self.donor.export_kv(request.seq_id, layer, start, stop)
+            self.engine.import_kv(request.seq_id, layer, start, stop, payload)
+        self.donor.cancel(request.seq_id)
+        self.answers[request.seq_id].append(self.engine.finish_import(request.seq_id, first.token_id).token_id)
+        return request.seq_id
+
+    @rule(target=live, request=consumes(importing))
+    def abandon(self, request: EngineRequest) -> object:
+        if request.seq_id not in self.answers:
+            return multiple()
+        self.engine.abandon_import(request.seq_id)
+        return request.seq_id
+
+    @rule(seq_id=consumes(live))
+    def cancel(self, seq_id: int) -> None:
+        self.forget(seq_id)
+
+    @rule(seq_id=consumes(held))
+    def release(self, seq_id: int) -> None:
+        self.forget(seq_id)
+
+    @rule(request=consumes(importing))
+    def cancel_import(self, request: EngineRequest) -> None:
+        self.forget(request.seq_id)
+
+    @rule(num_steps=st.integers(1, 12))
+    def step(self, num_steps: int) -> None:
+        for _ in range(num_steps):
+            result = self.engine.step()
+            assert result.num_batch_tokens <= self.engine.options.max_batch_tokens
+            assert not result.failures
+            for event in result.tokens:
+                self.answers[event.seq_id].append(event.token_id)
+
+    @invariant()
+    def every_block_is_free_or_has_one_owner(self) -> None:
+        if not hasattr(self, "engine"):
+            return
+        sequences = self.engine._roster.by_id.values()
+        for num_blocks, num_free, tables in (
+            (
+                self.engine.num_blocks.num_global,
+                self.engine.num_free_blocks.num_global,
+                [s.global_table for s in sequences],
+            ),
+            (
+                self.engine.num_blocks.num_local,
+                self.engine.num_free_blocks.num_local,
+                [s.local_table for s in sequences],
+            ),
+        ):
+            owned = [i for table in tables for i in table.ids()[table.num_blocks - table.num_held :]]
+            assert len(owned) == len(set(owned)) == num_blocks - num_free
+
+    @invariant()
+    def every_token_is_right(self) -> None:
+        for seq_id, answer in getattr(self, "answers", {}).items():
+            assert answer == self.expected[seq_id][: len(answer)]
+
+    def forget(self, seq_id: int) -> None:
+        self.engine.cancel(seq_id)
+        self.answers.pop(seq_id, None)
+
+    def teardown(self) -> None:
+        if hasattr(self, "engine"):
+            finish(self)
+
+
+def finish(moves: EngineMoves) -> None:
+    """Whoever others wait for is let go of; then everybody else ends, and nothing is left."""
+    for sequence in tuple(moves.engine._roster.by_id.values()):
+        if sequence.hold or sequence.status.name == "IMPORTING":
+            moves.forget(sequence.seq_id)
+    num_tokens = sum(map(len, moves.expected.values())) + 64 * len(moves.expected)
+    drain(moves.engine, moves, max_steps=10 * num_tokens + 10)
+    assert moves.engine.num_free_blocks == moves.engine.num_blocks
+    for seq_id, answer in moves.answers.items():
+        assert answer == moves.expected[seq_id]
+
+
+def drain(engine: Engine, moves: EngineMoves, max_steps: int) -> None:
+    for _ in range(max_steps):
+        if not engine.has_work:
+            return
+        moves.step(1)
+    raise AssertionError("somebody starves")
+
+
+TestEngineMoves = EngineMoves.TestCase
+TestEngineMoves.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

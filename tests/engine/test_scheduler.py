@@ -1,0 +1,190 @@
+"""The scheduler's rules, for any state: it is a pure function, so they cost microseconds."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemline.engine.blocks import BlockCounts, num_blocks_for
+from gemline.engine.scheduler import Budget, Chunk, Plan, SchedulerState, SequenceView, has_room, schedule
+
+WINDOW = 6
+
+
+@st.composite
+def views(draw: st.DrawFn, seq_id: int, block_size: int) -> SequenceView:
+    num_tokens = draw(st.integers(1, 40))
+    num_computed = draw(st.sampled_from([num_tokens - 1, draw(st.integers(0, num_tokens - 1))]))
+    num_blocks = num_blocks_for(num_computed, block_size)
+    num_released = max(0, num_computed - WINDOW + 1) // block_size
+    return SequenceView(seq_id, num_tokens, num_computed, num_blocks, num_blocks - num_released)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[SchedulerState, Budget]:
+    block_size = draw(st.integers(1, 5))
+    budget = Budget(draw(st.integers(1, 30)), draw(st.integers(1, 8)))
+    num_running = draw(st.integers(0, budget.max_running))
+    running = tuple(draw(views(seq_id, block_size)) for seq_id in range(num_running))
+    lengths = draw(st.lists(st.integers(1, 40), max_size=6))
+    waiting = tuple(SequenceView(100 + index, length, 0, 0, 0) for index, length in enumerate(lengths))
+    num_free = draw(st.integers(0, 30))
+    state = SchedulerState(
+        running=running,
+        waiting=waiting,
+        num_reserved=draw(st.integers(0, budget.max_running - num_running)),
+        free=BlockCounts(num_free, draw(st.integers(0, 30))),
+        block_size=block_size,
+        max_local_blocks=num_blocks_for(WINDOW + budget.max_batch_tokens, block_size) + 1,
+    )
+    return state, budget
+
+
+def by_id(state: SchedulerState) -> dict[int, SequenceView]:
+    return {view.seq_id: view for view in (*state.running, *state.waiting)}
+
+
+def num_new_blocks(state: SchedulerState, plan: Plan) -> int:
+    known = by_id(state)
+    return sum(max(0, num_blocks_for(c.stop, state.block_size) - known[c.seq_id].num_blocks) for c in plan.chunks)
+
+
+@given(cases())
+def test_a_plan_never_exceeds_its_budget(case: tuple[SchedulerState, Budget]) -> None:
+    state, budget = case
+    plan = schedule(state, budget)
+    assert plan.num_tokens <= budget.max_batch_tokens
+    num_running = len(state.running) - len(plan.preempted) + len(plan.admitted)
+    assert num_running + state.num_reserved <= max(budget.max_running, len(state.running) + state.num_reserved)
+
+
+@given(cases())
+def test_a_plan_gives_no_block_that_is_not_free(case: tuple[SchedulerState, Budget]) -> None:
+    state, budget = case
+    plan = schedule(state, budget)
+    freed = [by_id(state)[seq_id] for seq_id in plan.preempted]
+    num_new = num_new_blocks(state, plan)
+    assert num_new <= state.free.num_global + sum(view.num_blocks for view in freed)
+    assert num_new <= state.free.num_local + sum(view.num_local_held for view in freed)
+
+
+@given(cases())
+def test_a_chunk_goes_on_where_its_sequence_stands(case: tuple[SchedulerState, Budget]) -> None:
+    state, budget = case
+    plan = schedule(state, budget)
+    known = by_id(state)
+    assert len({chunk.seq_id for chunk in plan.chunks}) == len(plan.chunks)
+    for chunk in plan.chunks:
+        view = known[chunk.seq_id]
+        assert view.num_computed == chunk.start < chunk.stop <= view.num_tokens
+        assert chunk.seq_id not in plan.preempted
+
+
+@given(cases())
+def test_the_queue_is_served_from_its_front(case: tuple[SchedulerState, Budget]) -> None:
+    state, budget = case
+    plan = schedule(state, budget)
+    assert plan.admitted == tuple(view.seq_id for view in state.waiting)[: len(plan.admitted)]
+    waiting = {view.seq_id for view in state.waiting}
+    assert set(plan.admitted) == {chunk.seq_id for chunk in plan.chunks} & waiting
+
+
+@given(cases())
+def test_nobody_is_sent_back_for_a_newer_sequence(case: tuple[SchedulerState, Budget]) -> None:
+    state, budget = case
+    plan = schedule(state, budget)
+    age = {view.seq_id: index for index, view in enumerate(state.running)}
+    served = [age[chunk.seq_id] for chunk in plan.chunks if chunk.seq_id in age]
+    assert all(any(other < age[seq_id] for other in served) or not served for seq_id in plan.preempted)
+    assert not (plan.preempted and plan.admitted)
+
+
+@given(cases())
+def test_the_oldest_sequence_goes_on_when_any_block_can_be_had(case: tuple[SchedulerState, Budget]) -> None:
+    state, budget = case
+    if not state.running:
+        return
+    oldest, *others = state.running
+    plan = schedule(state, budget)
+    num_global = state.free.num_global + sum(view.num_blocks for view in others)
+    num_local = state.free.num_local + sum(view.num_local_held for view in others)
+    in_plan = any(chunk.seq_id == oldest.seq_id for chunk in plan.chunks)
+    decodes_first = any(view.num_tokens - view.num_computed == 1 for view in others)
+    assert oldest.seq_id not in plan.preempted
+    assert in_plan or decodes_first or min(num_global, num_local) == 0
+
+
+@given(cases())
+def test_decoding_comes_before_prefill(case: tuple[SchedulerState, Budget]) -> None:
+    state, budget = case
+    plan = schedule(state, budget)
+    known = by_id(state)
+    lengths = [known[chunk.seq_id].num_tokens - known[chunk.seq_id].num_computed for chunk in plan.chunks]
+    running = [n for n, chunk in zip(lengths, plan.chunks, strict=True) if chunk.seq_id < 100]
+    assert running == sorted(running, key=lambda n: n > 1)
+    decoding = [
+        v.seq_id for v in state.running if v.num_tokens - v.num_computed == 1 and v.seq_id not in plan.preempted
+    ]
+    planned = [chunk.seq_id for chunk in plan.chunks]
+    if len(state.running) <= budget.max_batch_tokens and min(state.free) >= len(state.running):
+        assert planned[: len(decoding)] == decoding
+
+
+@given(cases())
+def test_whoever_is_admitted_fits_beside_what_is_promised_already(case: tuple[SchedulerState, Budget]) -> None:
+    state, budget = case
+    plan = schedule(state, budget)
+    if not plan.admitted:
+        return
+    known = by_id(state)
+    alive = [*state.running, *(known[seq_id] for seq_id in plan.admitted)]
+    missing = sum(max(0, num_blocks_for(v.num_tokens, state.block_size) - v.num_blocks) for v in alive)
+    assert missing <= state.free.num_global
+
+
+def state_of(
+    running: tuple[SequenceView, ...] = (), waiting: tuple[SequenceView, ...] = (), num_free: int = 100
+) -> SchedulerState:
+    return SchedulerState(running, waiting, 0, BlockCounts(num_free, num_free), 4, 100)
+
+
+def test_prefill_gets_what_decoding_leaves_of_the_budget() -> None:
+    state = state_of(
+        running=(SequenceView(1, 30, 8, 2, 2), SequenceView(2, 9, 8, 2, 2), SequenceView(3, 13, 12, 3, 3)),
+        waiting=(SequenceView(4, 50, 0, 0, 0), SequenceView(5, 2, 0, 0, 0)),
+    )
+    plan = schedule(state, Budget(max_batch_tokens=32, max_running=8))
+    assert plan == Plan((), (4,), (Chunk(2, 8, 9), Chunk(3, 12, 13), Chunk(1, 8, 30), Chunk(4, 0, 8)))
+
+
+def test_the_newest_sequence_makes_room_for_a_decoding_one() -> None:
+    state = state_of(
+        running=(SequenceView(1, 9, 8, 2, 2), SequenceView(2, 13, 12, 3, 3), SequenceView(3, 7, 6, 2, 2)),
+        waiting=(SequenceView(4, 2, 0, 0, 0),),
+        num_free=0,
+    )
+    plan = schedule(state, Budget(max_batch_tokens=32, max_running=8))
+    assert plan == Plan((3,), (), (Chunk(1, 8, 9), Chunk(2, 12, 13)))
+
+
+def test_a_sequence_that_nobody_newer_can_help_waits_with_its_blocks() -> None:
+    state = state_of(running=(SequenceView(1, 9, 8, 2, 2),), num_free=0)
+    assert schedule(state, Budget(32, 8)) == Plan((), (), ())
+
+
+def test_a_prompt_that_does_not_fit_whole_is_not_begun() -> None:
+    state = state_of(waiting=(SequenceView(1, 40, 0, 0, 0), SequenceView(2, 2, 0, 0, 0)), num_free=10)
+    assert schedule(state, Budget(8, 8)).admitted == ()
+    assert schedule(state_of(waiting=state.waiting, num_free=11), Budget(8, 8)).admitted == (1,)
+
+
+def test_blocks_promised_to_a_begun_prefill_are_not_given_to_the_queue() -> None:
+    half_done = SequenceView(1, 40, 20, 5, 5)
+    state = state_of(running=(half_done,), waiting=(SequenceView(2, 7, 0, 0, 0),), num_free=7)
+    assert schedule(state, Budget(12, 8)).admitted == ()
+    assert schedule(state_of(running=(half_done,), waiting=state.waiting, num_free=8), Budget(21, 8)).admitted == (2,)
+
+
+def test_there_is_no_room_for_an_import_while_others_wait() -> None:
+    assert has_room(state_of(), Budget(8, 8), 40)
+    assert not has_room(state_of(waiting=(SequenceView(2, 7, 0, 0, 0),)), Budget(8, 8), 40)
+    assert not has_room(state_of(num_free=10), Budget(8, 8), 40)
+    assert not has_room(state_of(running=(SequenceView(1, 9, 8, 2, 2),)), Budget(8, 1), 4)

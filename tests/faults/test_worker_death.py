@@ -1,0 +1,97 @@
+"""A worker dies: its requests get a clear error at once, everybody else goes on, and the platform heals."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from support.metrics import metric
+from support.stack import Running, start_stack
+
+pytestmark = pytest.mark.slow
+
+HEAL_LIMIT_S = 60.0
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    stack = start_stack(tmp_path, "--runner", "process", "--first-prompt", "")
+    yield stack
+    stack.stop()
+
+
+def ask(running: Running) -> str:
+    answer = running.openai().completions.create(
+        model=running.model, prompt="Once upon a time", max_tokens=16, temperature=0
+    )
+    return answer.choices[0].text
+
+
+def ask_until_healed(running: Running) -> str:
+    limit = time.monotonic() + HEAL_LIMIT_S
+    while True:
+        try:
+            return ask(running)
+        except openai.InternalServerError as error:
+            assert error.status_code == 503
+            assert time.monotonic() < limit, "the platform did not heal"
+            time.sleep(0.2)
+
+
+def test_a_killed_decode_worker_ends_its_streams_with_an_error_event(running: Running) -> None:
+    before = ask(running)
+    body = {"model": running.model, "prompt": "Once", "max_tokens": 1900, "stream": True, "ignore_eos": True}
+    headers = {"authorization": f"Bearer {running.ready['api_key']}"}
+    with httpx.stream("POST", f"{running.base_url}/completions", json=body, headers=headers, timeout=30) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        killed_at = time.monotonic()
+        os.kill(running.pids("decode")[0], signal.SIGKILL)
+        rest = [line for line in lines if line]
+    assert time.monotonic() - killed_at < 10
+    assert '"error"' in rest[-1]
+    assert "worker_lost" in rest[-1]
+    assert "Traceback" not in rest[-1]
+    assert ask_until_healed(running) == before
+
+
+def test_a_killed_prefill_worker_costs_time_and_no_request(running: Running) -> None:
+    before = ask(running)
+    os.kill(running.pids("prefill")[0], signal.SIGKILL)
+    for _ in range(20):
+        assert ask(running) == before
+
+
+def test_a_killed_tokenization_worker_is_replaced(running: Running) -> None:
+    before = ask(running)
+    os.kill(running.pids("tokenization")[0], signal.SIGKILL)
+    assert ask_until_healed(running) == before
+
+
+def test_a_client_that_goes_away_frees_its_blocks(running: Running) -> None:
+    body = {"model": running.model, "prompt": "Once", "max_tokens": 1900, "stream": True, "ignore_eos": True}
+    headers = {"authorization": f"Bearer {running.ready['api_key']}"}
+    ask(running)
+    with httpx.stream("POST", f"{running.base_url}/completions", json=body, headers=headers, timeout=30) as answer:
+        next(answer.iter_lines())
+    limit = time.monotonic() + 5
+    while metric(running, "decode", "gemline_running_sequences") > 0:
+        assert time.monotonic() < limit, "the sequence still runs"
+        time.sleep(0.05)
+
+
+def test_requests_in_flight_finish_when_the_stack_is_told_to_stop(tmp_path: Path) -> None:
+    stack = start_stack(tmp_path, "--runner", "process", "--first-prompt", "")
+    body = {"model": stack.model, "prompt": "Once", "max_tokens": 300, "stream": True, "ignore_eos": True}
+    headers = {"authorization": f"Bearer {stack.ready['api_key']}"}
+    with httpx.stream("POST", f"{stack.base_url}/completions", json=body, headers=headers, timeout=60) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        stack.process.send_signal(signal.SIGINT)
+        rest = [line for line in lines if line]
+    assert rest[-1] == "data: [DONE]"
+    assert stack.process.wait(60) == 0

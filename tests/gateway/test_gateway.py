@@ -1,0 +1,4 @@
+"""The gateway's core over real workers: a tiny Gemma 2, a real tokenizer, a real Redis."""
+
+
+

@@ -1,0 +1,80 @@
+"""Settings: defaults are decided once, and survive the journey to a process."""
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemline.cli.worker import worker
+from gemline.cluster.records import Role
+from gemline.errors import ConfigurationError
+from gemline.serve.settings import StackSettings, WorkerSettings, resolve
+
+words = st.text("abcdefgh/.-", min_size=1, max_size=12).filter(lambda text: not text.startswith("-"))
+worker_settings = st.builds(
+    WorkerSettings,
+    role=st.sampled_from([role.value for role in Role]),
+    model_dir=words,
+    served_model_name=words,
+    redis_url=st.just("redis://127.0.0.1:1/0"),
+    bind=words,
+    advertise=st.none() | words,
+    port=st.integers(0, 65535),
+    metrics_port=st.integers(0, 65535),
+    dtype=st.sampled_from(["float32", "bfloat16"]),
+    kv_blocks=st.none() | st.integers(1, 10**6),
+    block_size=st.integers(1, 64),
+    max_batch_tokens=st.integers(1, 8192),
+    max_running=st.integers(1, 512),
+    threads=st.none() | st.integers(1, 64),
+    prefill=st.sampled_from(["remote", "local"]),
+    system_prompt=st.sampled_from(["refuse", "prepend"]),
+    drain_timeout_s=st.floats(0, 600),
+)
+
+
+@given(worker_settings)
+def test_worker_settings_survive_the_command_line(settings: WorkerSettings) -> None:
+    app = typer.Typer()
+    app.command()(worker)
+    context = typer.main.get_command(app).make_context("worker", [*settings.argv(), "--redis-url", settings.redis_url])
+    assert WorkerSettings(**context.params) == settings
+
+
+@given(worker_settings)
+def test_worker_settings_survive_a_plain_dict(settings: WorkerSettings) -> None:
+    assert WorkerSettings.from_dict(settings.to_dict()) == settings
+
+
+def test_the_redis_url_stays_out_of_the_command_line() -> None:
+    settings = WorkerSettings("decode", "m", "n", "redis://:secret@host:6379/0")
+    assert not any("secret" in part for part in settings.argv())
+
+
+def test_the_cores_are_shared_out_among_the_engines() -> None:
+    assert resolve(StackSettings(), num_cores=2).threads == 1
+    assert resolve(StackSettings(topology="colocated"), num_cores=2).threads == 2
+    assert resolve(StackSettings(num_prefill=2, num_decode=2), num_cores=2).threads == 1
+    assert resolve(StackSettings(threads=7), num_cores=2).threads == 7
+
+
+def test_a_colocated_stack_starts_no_prefill_worker() -> None:
+    assert StackSettings(topology="colocated", num_prefill=3).counts[Role.PREFILL] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_decode": 0}, "--decode 0: at least 1"),
+        ({"num_tokenization": 0}, "--tokenization 0: at least 1"),
+        ({"num_prefill": 0}, "--prefill 0: at least 1"),
+    ],
+)
+def test_too_few_workers_are_refused_by_their_flag(options: dict[str, int], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        StackSettings(**options)  # type: ignore[arg-type]  # each is an int field
+
+
+def test_an_unknown_role_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigurationError, match="tokenization, prefill, decode"):
+        WorkerSettings("router", "m", "n", "redis://127.0.0.1")

@@ -1,0 +1,109 @@
+"""Prefill by hand: a caller that reads the frames of a real worker, and a worker in between that spoils them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import grpc
+import grpc.aio
+import redis.asyncio
+
+from gemline.cluster.records import WorkerRecord
+from gemline.cluster.workers import WorkerLease
+from gemline.internal.v1.prefill_pb2 import PrefillRequest
+from gemline.rpc.options import open_channel, server_options
+
+METHOD = "/gemline.internal.v1.Prefill/Prefill"
+
+Write = Callable[[bytes], Awaitable[None]]
+
+
+def call_prefill(channel: grpc.aio.Channel, request: PrefillRequest) -> Any:
+    """The call, an async iterator of frames."""
+    method: Any = channel.unary_stream(METHOD, PrefillRequest.SerializeToString, None)
+    return method(request)
+
+
+@dataclass
+class Spoiler:
+    """Stands between a decode worker and the prefill worker `behind`, and does `act` at frame `at_frame`."""
+
+    behind: WorkerRecord
+    at_frame: int = 1_000_000
+    act: Callable[[bytes, Write, Any], Awaitable[None]] | None = None
+    num_calls: int = 0
+    num_frames: int = 0  # seen in all calls
+
+    async def prefill(self, request: PrefillRequest, context: Any) -> None:
+        self.num_calls += 1
+        request.epoch = self.behind.epoch
+        async with open_channel(self.behind.address) as channel:
+            number = 0
+            async for frame in call_prefill(channel, request):
+                self.num_frames += 1
+                if number == self.at_frame and self.act is not None:
+                    await self.act(frame, context.write, context)
+                else:
+                    await context.write(frame)
+                number += 1
+
+
+async def die(frame: bytes, write: Write, context: Any) -> None:
+    """The worker is gone."""
+    await context.abort(grpc.StatusCode.UNAVAILABLE, "killed")
+
+
+async def stop_early(frame: bytes, write: Write, context: Any) -> None:
+    """The stream ends as if all were well."""
+    raise EOFError
+
+
+async def damage(frame: bytes, write: Write, context: Any) -> None:
+    """One bit of the last byte is flipped."""
+    await write(frame[:-1] + bytes([frame[-1] ^ 1]))
+
+
+async def drop(frame: bytes, write: Write, context: Any) -> None:
+    """The frame is lost."""
+
+
+async def repeat(frame: bytes, write: Write, context: Any) -> None:
+    """The frame comes twice."""
+    await write(frame)
+    await write(frame)
+
+
+async def hang(frame: bytes, write: Write, context: Any) -> None:
+    """Nothing comes any more."""
+    await asyncio.sleep(3600)
+
+
+@asynccontextmanager
+async def registered(spoiler: Spoiler, redis_url: str) -> AsyncIterator[WorkerRecord]:
+    """The spoiler serving, and in Redis under a name that comes before the real worker's."""
+
+    async def prefill(request: PrefillRequest, context: Any) -> None:
+        try:
+            await spoiler.prefill(request, context)
+        except EOFError:
+            return
+
+    server = grpc.aio.server(options=server_options())
+    handler = grpc.unary_stream_rpc_method_handler(prefill, PrefillRequest.FromString, None)
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("gemline.internal.v1.Prefill", {"Prefill": handler}),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    client = redis.asyncio.Redis.from_url(redis_url)
+    record = replace(spoiler.behind, worker_id="a-spoiler", address=f"127.0.0.1:{port}", epoch=0)
+    lease = WorkerLease(client, record)
+    await lease.register()
+    try:
+        yield lease.record
+    finally:
+        await lease.withdraw()
+        await server.stop(None)
+        await client.aclose()

@@ -1,0 +1,80 @@
+"""What users may import is a list: a name is added to it, or taken from it, on purpose."""
+
+import inspect
+
+import pytest
+
+import gemline.client
+import gemline.errors
+from gemline.client import AsyncClient, AsyncStream, Client, Stream
+
+CLIENT = [
+    "AsyncClient",
+    "AsyncStream",
+    "Client",
+    "Completion",
+    "Keepalive",
+    "Message",
+    "Model",
+    "Piece",
+    "PositionLogprobs",
+    "RetryPolicy",
+    "Sampling",
+    "Stream",
+    "Tls",
+    "TokenLogprob",
+    "Usage",
+    "errors",
+]
+
+ERRORS = [
+    "CheckpointError",
+    "ConfigurationError",
+    "ContextLengthExceeded",
+    "DeadlineExceeded",
+    "GemlineError",
+    "InternalError",
+    "InvalidRequest",
+    "MethodNotAllowed",
+    "ModelNotFound",
+    "Overloaded",
+    "RequestTooLarge",
+    "RouteNotFound",
+    "StaleEpoch",
+    "Unauthenticated",
+    "Unavailable",
+    "WorkerLost",
+]
+
+METHODS = ["chat", "chat_stream", "close", "count_tokens", "generate", "generate_stream", "models"]
+STREAM = ["cancel", "finish_reason", "logprobs", "request_id", "text", "usage"]
+
+
+def public(thing: object) -> list[str]:
+    return sorted(name for name in dir(thing) if not name.startswith("_"))
+
+
+def test_the_client_exports_exactly_this() -> None:
+    assert gemline.client.__all__ == CLIENT
+    assert all(hasattr(gemline.client, name) for name in CLIENT)
+
+
+def test_the_errors_are_exactly_these() -> None:
+    found = inspect.getmembers(gemline.errors, lambda member: inspect.isclass(member))
+    assert sorted(name for name, member in found if issubclass(member, Exception)) == ERRORS
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_both_clients_have_exactly_these_methods(client: type) -> None:
+    assert public(client) == METHODS
+
+
+@pytest.mark.parametrize("stream", [Stream, AsyncStream])
+def test_both_streams_have_exactly_these_members(stream: type) -> None:
+    assert public(stream) == STREAM
+
+
+@pytest.mark.parametrize("name", ["__init__", *METHODS])
+def test_both_clients_take_the_same_arguments(name: str) -> None:
+    sync, asynchronous = (inspect.signature(getattr(client, name)) for client in (Client, AsyncClient))
+    assert sync.parameters == asynchronous.parameters
