@@ -1,5 +1,6 @@
 """What tests of several parts share: a real Redis and a tiny checkpoint."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import pytest
 import redis
 
 from gemline.cluster.embedded import EmbeddedRedis
+
+# Tests share the cores with the processes they start: torch's threads would wait for each other most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

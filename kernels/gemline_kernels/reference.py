@@ -126,7 +126,8 @@ def _split(query_start: list[int], context_len: list[int], window: int | None, n
     tiles: list[_Tile] = []
     for sequence, stop in enumerate(context_len):
         first_row, num_rows = query_start[sequence], query_start[sequence + 1] - query_start[sequence]
-        step = max(1, _TILE_SCORES // (num_heads * min(stop, (window or stop) + num_rows)))
+        num_keys = max(1, min(stop, (window or stop) + num_rows))
+        step = max(1, _TILE_SCORES // (num_heads * num_keys))
         for row in range(0, num_rows, step):
             rows = min(step, num_rows - row)
             position = stop - num_rows + row  # of the tile's first query

@@ -8,13 +8,13 @@ GemlineError                    code                        HTTP  gRPC
 ├── ModelNotFound               model_not_found             404   NOT_FOUND
 ├── RouteNotFound               not_found                   404   UNIMPLEMENTED
 ├── MethodNotAllowed            method_not_allowed          405   UNIMPLEMENTED
-├── Overloaded                  overloaded                  503   RESOURCE_EXHAUSTED   nothing was generated; retry later
+├── Overloaded                  overloaded                  503   RESOURCE_EXHAUSTED   nothing generated; retry later
 ├── Unavailable                 unavailable                 503   UNAVAILABLE          no worker can take it now
 │   └── WorkerLost              worker_lost                 503   UNAVAILABLE          the worker died under the request
 ├── DeadlineExceeded            deadline_exceeded           504   DEADLINE_EXCEEDED
 ├── StaleEpoch                  stale_epoch                 409   FAILED_PRECONDITION  the caller meant another worker
 ├── InternalError               internal_error              500   INTERNAL             says nothing of the inside
-└── ConfigurationError          configuration_error         -     -                    before serving: names file or option
+└── ConfigurationError          configuration_error         -     -                    at start: names file or option
     └── CheckpointError         checkpoint_error            -     -
 """
 

@@ -103,7 +103,7 @@ class WorkerHost:
     """Brings one worker up, keeps it registered, and takes it down in order. Used once."""
 
     def __init__(self, worker: Worker, settings: HostSettings, own_telemetry: Telemetry | None = None) -> None:
-        """Without `own_telemetry` it is set up from the environment."""
+        """The host shuts `own_telemetry` down; without it, it is set up from the environment."""
         self._worker = worker
         self._settings = settings
         self._telemetry = own_telemetry or telemetry.setup(worker.role.value)
@@ -182,8 +182,7 @@ class WorkerHost:
         host = self._settings.advertised_host
         metrics_address = ""
         if self._settings.metrics_port is not None:
-            bound = self._telemetry.start_metrics_server(self._settings.bind, self._settings.metrics_port)
-            metrics_address = f"{host}:{bound.rpartition(':')[2]}"
+            metrics_address = f"{host}:{self._serve_metrics(self._settings.metrics_port)}"
         return WorkerRecord(
             worker_id=f"{self._worker.role.value}-{secrets.token_hex(6)}",
             role=self._worker.role,
@@ -192,6 +191,15 @@ class WorkerHost:
             pid=os.getpid(),
             metrics_address=metrics_address,
         )
+
+    def _serve_metrics(self, port: int) -> int:
+        bind = self._settings.bind
+        try:
+            return int(self._telemetry.start_metrics_server(bind, port).rpartition(":")[2])
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot listen on {bind}:{port} for metrics: {error}", param="metrics_port"
+            ) from error
 
 
 def bind_server(server: grpc.aio.Server, host: str, port: int) -> int:

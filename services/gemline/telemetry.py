@@ -10,6 +10,8 @@ import contextlib
 import logging
 import os
 import socket
+import threading
+import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from types import TracebackType
@@ -33,6 +35,7 @@ METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 _SCOPE = "gemline"
+_SHUTDOWN_TIMEOUT_S = 3.0
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 logger = logging.getLogger(__name__)
@@ -171,14 +174,17 @@ class Telemetry:
         return f"{host}:{server.server_port}"
 
     def shutdown(self) -> None:
-        """Sends what is left and stops. Blocks for as long as a collector takes, seconds at most."""
+        """Sends what is left and stops; blocks, but a collector that does not answer for a few seconds only."""
         if self._stop_server is not None:
             self._stop_server()
             self._stop_server = None
-        if self._tracer_provider is not None:
-            self._tracer_provider.shutdown()
-        if self._meter_provider is not None:
-            self._meter_provider.shutdown()
+        providers = [each for each in (self._tracer_provider, self._meter_provider) if each is not None]
+        stops = [threading.Thread(target=provider.shutdown, daemon=True) for provider in providers]
+        for stop in stops:
+            stop.start()
+        deadline_s = time.monotonic() + _SHUTDOWN_TIMEOUT_S
+        for stop in stops:
+            stop.join(max(0.0, deadline_s - time.monotonic()))
 
 
 def setup(process: str) -> Telemetry:

@@ -54,8 +54,7 @@ def test_an_error_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
 
 
 def test_an_unexpected_error_is_one_line_too_until_asked_for_more(tmp_path: Path) -> None:
-    program = "import gemline.cli.ready as r; r.read_ready = 1 / 0"
-    broken = f"import gemline.cli.main as m; m.app = lambda: lambda prog_name: exec({program!r}); m.main()"
+    broken = "import gemline.cli.main as m\ndef app(prog_name):\n    1 / 0\nm.app = lambda: app\nm.main()"
     command = [sys.executable, "-c", broken]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1

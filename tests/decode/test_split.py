@@ -1,15 +1,17 @@
 """Prefill on one worker, decode on another: the same answers as on one, whatever happens in between."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import hand_prefill
 from support.hand_gateway import HandGateway, attached
-from support.hand_prefill import Spoiler, registered
+from support.hand_prefill import Spoiler, frozen_after, leased, registered
 from support.workers import becomes_true, hosted, measure, measuring
 
 from gemline.cluster.records import WorkerRecord
@@ -32,14 +34,14 @@ def prompt(num_tokens: int) -> list[int]:
     return [2, *(300 + 7 * i % 400 for i in range(1, num_tokens))]
 
 
+@dataclass(frozen=True)
 class Split:
-    """A prefill and a decode worker."""
+    """A prefill and a decode worker: what Redis says of them, and what they measure."""
 
-    def __init__(self, prefill: WorkerRecord, decode: WorkerRecord) -> None:
-        self.prefill_record = prefill
-        self.decode_record = decode
-        self.prefill = measuring()
-        self.decode = measuring()
+    prefill_record: WorkerRecord
+    decode_record: WorkerRecord
+    prefill: Telemetry
+    decode: Telemetry
 
     def idle(self) -> bool:
         return all(measure(end, "gemline_kv_free_blocks", kind="global") == 64 for end in (self.prefill, self.decode))
@@ -52,9 +54,7 @@ async def split(tiny_checkpoint: Path, redis_url: str) -> AsyncIterator[Split]:
         hosted(PrefillWorker(PrefillOptions(tiny_checkpoint, "tiny", ENGINE)), redis_url, prefill) as prefill_record,
         hosted(DecodeWorker(DecodeOptions(tiny_checkpoint, "tiny", ENGINE)), redis_url, decode) as decode_record,
     ):
-        both = Split(prefill_record, decode_record)
-        both.prefill, both.decode = prefill, decode
-        yield both
+        yield Split(prefill_record, decode_record, prefill, decode)
 
 
 @pytest.fixture
@@ -137,17 +137,18 @@ async def test_a_stream_spoiled_at_any_frame_costs_nothing_but_time(
     redis_url: str,
     act: Callable[[bytes, Callable[[bytes], Awaitable[None]], Any], Awaitable[None]],
 ) -> None:
-    token_ids, num_frames, num_fallbacks = prompt(60), 5, 0  # 3 chunks of a global layer, 2 of the local one's window
-    for at_frame in range(num_frames + 1):  # the end frame too
+    num_fallbacks = 0
+    for at_frame in count():  # to the end frame; chunks may share frames, so their number varies
         spoiler = Spoiler(split.prefill_record, at_frame, act)
         async with registered(spoiler, redis_url):
-            await becomes_true(lambda: measure(split.decode, "gemline_requests") == 0)
-            await asyncio.sleep(0.1)  # until the decode worker has heard of it
-            assert await same_answer(gateway, colocated, token_ids, GREEDY)
-        assert spoiler.num_calls == 1
-        num_fallbacks += 0 if act is hand_prefill.repeat and at_frame == num_frames else 1
-        assert prefills(split.decode, "fallback") == num_fallbacks
+            assert await same_answer(gateway, colocated, prompt(100), GREEDY)
+        if not spoiler.acted:
+            break
+        num_fallbacks += 1
 
+    assert num_fallbacks >= 4
+    if act is not hand_prefill.repeat:  # an end frame that comes twice comes too late to matter
+        assert prefills(split.decode, "fallback") == num_fallbacks
     assert await becomes_true(split.idle)
 
 
@@ -156,7 +157,6 @@ async def test_cancelling_during_the_transfer_frees_both_ends(
 ) -> None:
     spoiler = Spoiler(split.prefill_record, 2, hand_prefill.hang)
     async with registered(spoiler, redis_url):
-        await asyncio.sleep(0.1)
         await gateway.submit(1, prompt(60), GREEDY)
         assert await becomes_true(lambda: spoiler.num_frames >= 3)
         assert not split.idle()
@@ -170,12 +170,38 @@ async def test_cancelling_during_the_transfer_frees_both_ends(
 async def test_a_gateway_that_goes_away_during_the_transfer_frees_both_ends(split: Split, redis_url: str) -> None:
     spoiler = Spoiler(split.prefill_record, 2, hand_prefill.hang)
     async with registered(spoiler, redis_url):
-        await asyncio.sleep(0.1)
         async with attached(split.decode_record.address, split.decode_record.epoch) as gateway:
             await gateway.submit(1, prompt(60), GREEDY)
             assert await becomes_true(lambda: spoiler.num_frames >= 3)
 
         assert await becomes_true(split.idle)
+
+
+async def test_a_prefill_worker_that_froze_costs_seconds_not_the_answer(
+    split: Split, gateway: HandGateway, colocated: HandGateway, redis_url: str
+) -> None:
+    async with (
+        frozen_after(split.prefill_record, num_bytes=9000) as address,
+        leased(address, split.prefill_record, redis_url),
+    ):
+        assert await same_answer(gateway, colocated, prompt(100), GREEDY)
+
+    assert prefills(split.decode, "fallback") == 1
+    assert await becomes_true(split.idle)
+
+
+@pytest.mark.parametrize("listening", [False, True])
+async def test_a_prefill_worker_that_cannot_be_reached_costs_seconds_not_the_answer(
+    split: Split, gateway: HandGateway, colocated: HandGateway, redis_url: str, listening: bool
+) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if listening:
+            silent.listen()
+        async with leased(f"127.0.0.1:{silent.getsockname()[1]}", split.prefill_record, redis_url):
+            assert await same_answer(gateway, colocated, prompt(100), GREEDY)
+
+    assert prefills(split.decode, "fallback") == 1
 
 
 async def test_requests_wait_for_room_and_all_are_served(split: Split, gateway: HandGateway) -> None:
@@ -203,7 +229,7 @@ async def test_without_a_prefill_worker_the_decode_worker_prefills(
         attached(record.address, record.epoch) as gateway,
     ):
         assert await same_answer(gateway, colocated, prompt(60), GREEDY)
-    assert prefills(telemetry, "local") == 1
+        assert prefills(telemetry, "local") == 1
 
 
 async def test_a_prefill_worker_with_other_weights_is_not_asked(
@@ -211,7 +237,6 @@ async def test_a_prefill_worker_with_other_weights_is_not_asked(
 ) -> None:
     stranger = Spoiler(replace(split.prefill_record, model=replace(split.prefill_record.model, revision="f" * 64)))
     async with registered(stranger, redis_url):
-        await asyncio.sleep(0.1)
         await gateway.generate(1, prompt(20), GREEDY)
 
     assert stranger.num_calls == 0
@@ -223,7 +248,6 @@ async def test_a_prefill_worker_that_failed_is_left_alone_for_a_while(
 ) -> None:
     spoiler = Spoiler(split.prefill_record, 0, hand_prefill.die)
     async with registered(spoiler, redis_url):
-        await asyncio.sleep(0.1)
         for handle in range(4):
             await gateway.generate(handle, prompt(20), GREEDY)
 

@@ -137,14 +137,15 @@ def test_a_prompt_over_the_context_names_both_numbers(stack: Running) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         stack.openai().completions.create(model=stack.model, prompt=[5] * 100_000)
     assert caught.value.code == "context_length_exceeded"
-    assert "100000" in str(caught.value).replace(",", "")
+    assert "100001 tokens" in str(caught.value)  # <bos> is put first
+    assert "context of 2048 tokens" in str(caught.value)
 
 
 def test_max_tokens_beyond_the_context_names_both_numbers(stack: Running) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         stack.openai().chat.completions.create(model=stack.model, messages=HELLO, max_tokens=1_000_000)
     assert caught.value.code == "context_length_exceeded"
-    assert "1000000" in str(caught.value).replace(",", "")
+    assert "1000000" in str(caught.value)
 
 
 def test_a_system_message_is_refused_with_the_reason(stack: Running) -> None:

@@ -39,7 +39,7 @@ class Collector(TraceServiceServicer):
 def collector() -> Iterator[Collector]:
     servicer = Collector()
     server = grpc.server(ThreadPoolExecutor(4))
-    add_TraceServiceServicer_to_server(servicer, server)
+    add_TraceServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]  # generated without types
     servicer.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     yield servicer

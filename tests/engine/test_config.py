@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
 LOCAL, GLOBAL = LayerKind.LOCAL, LayerKind.GLOBAL
 
 
-def load(directory: Path, generation: dict[str, Any] | None = None, **values: Any) -> Gemma2Config:
+def load(directory: Path, generation: Any = None, **values: Any) -> Gemma2Config:
     (directory / "config.json").write_text(json.dumps(SMALL | values))
     if generation is not None:
         (directory / "generation_config.json").write_text(json.dumps(generation))

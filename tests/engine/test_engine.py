@@ -1,15 +1,18 @@
 """The engine over a model whose tokens can be worked out by hand."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import torch
 
-from gemline.engine.engine import Engine, EngineOptions, EngineRequest, UnknownSequence
-from gemline.engine.events import FinishReason, PrefillEvent, StepResult
+from gemline.engine.engine import Engine, EngineOptions, EngineRequest
+from gemline.engine.events import FinishReason
 from gemline.engine.params import SamplingParams
-from gemline.engine.toy import ToyModel, toy_answer, toy_engine
-from gemline.errors import ConfigurationError, ContextLengthExceeded, InternalError, InvalidRequest, Overloaded
+from gemline.engine.sampling import Sampled, SampleRow, sample
+from gemline.engine.toy import ToyModel, toy_answer, toy_engine, toy_next
+from gemline.errors import ConfigurationError, ContextLengthExceeded, InvalidRequest, Overloaded
 
 MakeRequest = Callable[..., EngineRequest]
 Drain = Callable[[Engine], dict[int, list[int]]]
@@ -84,6 +87,16 @@ def test_max_tokens_ends_the_answer(greedy: MakeRequest) -> None:
     assert [engine.step().tokens[0].finish for _ in range(2)] == [None, FinishReason.LENGTH]
 
 
+def test_a_draw_is_keyed_by_the_position_of_the_token_it_draws(drain: Drain) -> None:
+    params = SamplingParams(max_tokens=12, temperature=2.0, seed=3)
+    engine, token_ids = toy_engine(), [4, 5, 6]
+    engine.add(EngineRequest(1, tuple(token_ids), 3, params))
+    for token_id in drain(engine)[1]:
+        logits_BV = torch.tensor([[((v - toy_next(token_ids)) % 97) * -0.5 for v in range(97)]])
+        assert sample(logits_BV, [SampleRow(params, len(token_ids))]) == [Sampled(token_id, None)]
+        token_ids.append(token_id)
+
+
 def test_an_answer_begun_elsewhere_goes_on_as_if_it_had_begun_here(drain: Drain) -> None:
     params = SamplingParams(max_tokens=20, temperature=1.5, seed=11, repetition_penalty=1.2, frequency_penalty=0.3)
     whole = toy_engine()
@@ -132,6 +145,30 @@ def test_a_batch_that_breaks_fails_its_sequences_and_the_engine_goes_on(greedy: 
     assert "toy" not in failures[0].message
     assert drain(engine) == {3: toy_answer([7], 8)}
     assert engine.num_free_blocks == engine.num_blocks
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", math.nan),
+        ("temperature", -0.1),
+        ("temperature", math.inf),
+        ("top_k", -1),
+        ("top_p", math.nan),
+        ("min_p", 1.5),
+        ("seed", 2**64),
+        ("repetition_penalty", 0.0),
+        ("presence_penalty", math.nan),
+        ("frequency_penalty", math.inf),
+        ("num_logprobs", -1),
+        ("logit_bias", {3: math.nan}),
+    ],
+)
+def test_a_number_that_could_break_a_batch_is_refused_by_name(name: str, value: object) -> None:
+    params = SamplingParams(**({"max_tokens": 5} | {name: value}))  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match=name) as caught:
+        toy_engine().add(EngineRequest(1, (1,), 1, params))
+    assert caught.value.param == name
 
 
 @pytest.mark.parametrize(
@@ -192,106 +229,6 @@ def test_a_pool_too_small_for_one_context_is_refused() -> None:
 def test_unless_told_the_pools_are_sized_for_all_that_may_run() -> None:
     engine = toy_engine(EngineOptions(block_size=4, max_running=3))
     assert engine.num_blocks.num_global == 3 * 16
-
-
-def test_a_held_sequence_tells_of_each_chunk_and_keeps_its_blocks(greedy: MakeRequest) -> None:
-    engine = toy_engine(SMALL)
-    engine.add(greedy(1, range(18), hold=True))
-    results = [engine.step() for _ in range(3)]
-    assert [r.prefills for r in results] == [(PrefillEvent(1, 8),), (PrefillEvent(1, 16),), (PrefillEvent(1, 18),)]
-    assert [event.token_id for event in results[2].tokens] == toy_answer(range(18), 1)
-    assert results[2].tokens[0].finish is None
-    assert not engine.has_work and engine.num_running == 1
-    assert engine.num_free_blocks.num_global == 16 - 5
-    engine.cancel(1)
-    assert engine.num_free_blocks == engine.num_blocks
-
-
-def hand_over(source: Engine, target: Engine, seq_id: int, num_tokens: int) -> None:
-    for layer, (start, stop) in enumerate(source.kv_ranges(num_tokens)):
-        middle = (start + stop) // 2
-        for piece in ((start, middle), (middle, stop)):
-            target.import_kv(seq_id, layer, *piece, source.export_kv(seq_id, layer, *piece))
-
-
-@pytest.mark.parametrize("num_prompt", [1, 4, 5, 6, 7, 23, 50])
-def test_a_prompt_prefilled_elsewhere_is_decoded_as_if_it_had_been_here(
-    num_prompt: int, greedy: MakeRequest, drain: Drain
-) -> None:
-    source, target = toy_engine(SMALL), toy_engine(replace(SMALL, block_size=3, num_kv_blocks=30))
-    prompt = list(range(num_prompt))
-    target.add(greedy(7, [90], max_tokens=5))
-    target.step()
-    source.add(greedy(1, prompt, max_tokens=10, hold=True))
-    assert target.reserve(greedy(1, prompt, max_tokens=10))
-    first = None
-    while first is None:
-        first = next(iter(source.step().tokens), None)
-    hand_over(source, target, 1, num_prompt)
-    event = target.finish_import(1, first.token_id)
-    assert event.finish is None
-    answers = drain(target)
-    assert [first.token_id, *answers[1]] == toy_answer(prompt, 10)
-
-
-def test_an_import_takes_only_the_window_of_local_blocks(greedy: MakeRequest) -> None:
-    engine = toy_engine(SMALL)
-    assert engine.reserve(greedy(1, range(40)))
-    assert engine.kv_ranges(40) == ((35, 40), (0, 40))
-    used = [total - free for total, free in zip(engine.num_blocks, engine.num_free_blocks, strict=True)]
-    assert used == [10, 2]
-
-
-def test_an_import_may_end_with_its_first_token(greedy: MakeRequest) -> None:
-    engine = toy_engine()
-    assert engine.reserve(greedy(1, range(6), max_tokens=1))
-    assert engine.finish_import(1, 3).finish is FinishReason.LENGTH
-    assert engine.num_free_blocks == engine.num_blocks
-
-
-def test_an_abandoned_import_is_prefilled_here_before_younger_requests(greedy: MakeRequest, drain: Drain) -> None:
-    engine = toy_engine(replace(SMALL, max_running=1))
-    assert engine.reserve(greedy(1, range(10)))
-    engine.add(greedy(2, range(3)))
-    assert engine.step() == StepResult(num_running=1, num_waiting=1)
-    engine.abandon_import(1)
-    assert engine.num_free_blocks == engine.num_blocks
-    engine.step()
-    assert engine.num_running == engine.num_waiting == 1
-    assert drain(engine) == {1: toy_answer(range(10), 8), 2: toy_answer(range(3), 8)}
-
-
-def test_there_is_no_room_for_an_import_while_others_wait(greedy: MakeRequest) -> None:
-    engine = toy_engine(replace(SMALL, max_running=2))
-    engine.add(greedy(1, [1]))
-    assert not engine.reserve(greedy(2, [1]))
-    engine.step()
-    assert engine.reserve(greedy(2, [1]))
-    assert not engine.reserve(greedy(3, [1]))
-
-
-def test_what_is_gone_or_not_there_cannot_be_handed_over(greedy: MakeRequest) -> None:
-    engine = toy_engine(replace(SMALL, max_batch_tokens=16))
-    with pytest.raises(UnknownSequence):
-        engine.export_kv(1, 0, 0, 4)
-    engine.add(greedy(1, range(20), hold=True))
-    engine.step()
-    with pytest.raises(IndexError, match=r"\[12, 17\) are not computed; 16 are"):
-        engine.export_kv(1, 0, 12, 17)
-    with pytest.raises(IndexError, match=r"\[7, 12\) are not all held; \[8, 16\) are"):
-        engine.export_kv(1, 0, 7, 12)
-    for gone in (lambda: engine.finish_import(1, 5), lambda: engine.abandon_import(1)):
-        with pytest.raises(UnknownSequence, match="sequence 1 is not importing"):
-            gone()
-
-
-def test_a_payload_of_another_size_is_refused(greedy: MakeRequest) -> None:
-    engine = toy_engine()
-    assert engine.reserve(greedy(1, range(6)))
-    with pytest.raises(InternalError, match="take 32 bytes; 31 bytes came"):
-        engine.import_kv(1, 1, 0, 2, bytes(31))
-    with pytest.raises(IndexError):
-        engine.import_kv(1, 0, 0, 9, bytes(9 * 16))
 
 
 def test_everything_can_be_let_go_of(greedy: MakeRequest) -> None:

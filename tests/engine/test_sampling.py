@@ -78,7 +78,7 @@ def rows(draw: st.DrawFn, vocab_size: int) -> SampleRow:
     return SampleRow(params, draw(st.integers(0, 10_000)), draw(st.frozensets(ids, max_size=4)), counts)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(data=st.data(), vocab_size=st.integers(1, 12), num_rows=st.integers(1, 5))
 def test_every_row_of_a_batch_is_chosen_by_the_rules(data: st.DataObject, vocab_size: int, num_rows: int) -> None:
     levels = st.lists(st.sampled_from([-6.0, -1.0, 0.0, 0.25, 3.0, 3.5]), min_size=vocab_size, max_size=vocab_size)
@@ -167,6 +167,14 @@ def test_a_row_without_numbers_fails_alone(bad: float, params: SamplingParams) -
     logits_BV = torch.tensor([[0.0, 1.0], [bad, 0.0], [5.0, 1.0]])
     sampled = sample(logits_BV, [SampleRow(params, 0)] * 3)
     assert [choice is None for choice in sampled] == [False, True, False]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_that_penalties_overflow_fails_alone(temperature: float) -> None:
+    wild = SampleRow(SamplingParams(1, temperature, repetition_penalty=1e-9), 0, prompt_ids=(1,))
+    tame = SampleRow(SamplingParams(1, temperature, top_k=1), 0)
+    sampled = sample(torch.tensor([[1.0, 1e30], [0.0, 1.0]]), [wild, tame])
+    assert sampled == [None, Sampled(1, None)]
 
 
 def test_a_row_that_excludes_everything_fails_alone() -> None:

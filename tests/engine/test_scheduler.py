@@ -183,6 +183,20 @@ def test_blocks_promised_to_a_begun_prefill_are_not_given_to_the_queue() -> None
     assert schedule(state_of(running=(half_done,), waiting=state.waiting, num_free=8), Budget(21, 8)).admitted == (2,)
 
 
+def test_either_pool_can_keep_the_queue_waiting() -> None:
+    waiting = (SequenceView(1, 40, 0, 0, 0),)
+    for free, admitted in ((BlockCounts(11, 3), (1,)), (BlockCounts(10, 100), ()), (BlockCounts(100, 2), ())):
+        state = SchedulerState((), waiting, 0, free, block_size=4, max_local_blocks=3)
+        assert schedule(state, Budget(8, 8)).admitted == admitted
+
+
+def test_blocks_of_either_pool_are_promised_to_a_begun_prefill() -> None:
+    half_done = SequenceView(1, 40, 20, 5, 2)
+    for free, room in ((BlockCounts(8, 5), True), (BlockCounts(7, 100), False), (BlockCounts(100, 4), False)):
+        state = SchedulerState((half_done,), (), 0, free, block_size=4, max_local_blocks=4)
+        assert has_room(state, Budget(9, 8), num_tokens=7) is room
+
+
 def test_there_is_no_room_for_an_import_while_others_wait() -> None:
     assert has_room(state_of(), Budget(8, 8), 40)
     assert not has_room(state_of(waiting=(SequenceView(2, 7, 0, 0, 0),)), Budget(8, 8), 40)

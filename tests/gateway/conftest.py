@@ -1,13 +1,11 @@
 """What the gateway's tests share: workers driven by hand, and a gateway with real workers in this very process."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support.hand_worker import HandWorker
+from support.hand_worker import HandWorker, MakeWorker
 from support.in_process import InProcess, in_process
-
-MakeWorker = Callable[..., Awaitable[HandWorker]]
 
 
 @pytest.fixture

@@ -196,9 +196,10 @@ async def test_sampling_is_checked_before_the_prompt_is_read(platform: InProcess
 async def test_a_dead_decode_worker_is_a_clear_error_at_once(platform: InProcess) -> None:
     answer = await begin(platform.gateway, max_tokens=240)
     await anext(answer)
-    await platform.decode.stop()
+    await platform.decode_worker.stop()
     with pytest.raises(WorkerLost):
         await asyncio.wait_for(pieces_of(answer), 2)
+    await platform.decode.stop()
     await eventually(lambda: not platform.gateway.ready())
     async with asyncio.timeout(1):
         with pytest.raises(Unavailable, match="no worker serves model 'tiny' now"):

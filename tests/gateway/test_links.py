@@ -1,11 +1,11 @@
 """Streams to decode workers: who gets a request, what comes back, and what a broken stream means."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 from support.eventually import eventually
-from support.hand_worker import CARD, HandWorker, tokens
+from support.hand_worker import CARD, MakeWorker, tokens
 
 from gemline.cluster.records import State
 from gemline.engine.events import FinishReason
@@ -14,7 +14,6 @@ from gemline.gateway.links import Links
 from gemline.internal.v1 import decode_pb2, sampling_pb2
 from gemline.rpc.options import open_channel
 
-MakeWorker = Callable[..., Awaitable[HandWorker]]
 STOP = sampling_pb2.FINISH_REASON_STOP
 LENGTH = sampling_pb2.FINISH_REASON_LENGTH
 MORE = sampling_pb2.FINISH_REASON_UNSPECIFIED

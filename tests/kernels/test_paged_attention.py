@@ -1,5 +1,6 @@
 """Paged attention against attention over dense tensors in float64; every slot that must not count holds NaN."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -9,6 +10,15 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from gemline_kernels.reference import paged_attention
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors this small only lose by being shared out, most of all while other processes run."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
 
 
 @dataclass(frozen=True)

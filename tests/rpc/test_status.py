@@ -1,3 +1,5 @@
+from __future__ import annotations  # grpc's generic classes take their parameters in the type stubs alone
+
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -52,7 +54,7 @@ class Server:
 
     async def start(self) -> tuple[grpc.aio.Server, str]:
         server = grpc.aio.server(interceptors=[status.ErrorInterceptor()], options=server_options())
-        handlers = {
+        handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             "Unary": grpc.unary_unary_rpc_method_handler(self.unary),
             "Generate": grpc.unary_stream_rpc_method_handler(self.generate),
             "Write": grpc.unary_stream_rpc_method_handler(self.write),
@@ -70,14 +72,21 @@ async def requests() -> AsyncIterator[bytes]:
 
 
 async def call(channel: grpc.aio.Channel, method: str) -> list[bytes]:
-    path = f"/{SERVICE}/{method}"
     if method == "Unary":
-        return [await channel.unary_unary(path)(b"request")]
+        return [await unary(channel)(b"request")]
+    path = f"/{SERVICE}/{method}"
     if method == "Collect":
-        return [await channel.stream_unary(path)(requests())]
+        collect: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(path)
+        return [await collect(requests())]
     if method == "Converse":
-        return [answer async for answer in channel.stream_stream(path)(requests())]
-    return [answer async for answer in channel.unary_stream(path)(b"request")]
+        converse: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(path)
+        return [answer async for answer in converse(requests())]
+    generate: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(path)
+    return [answer async for answer in generate(b"request")]
+
+
+def unary(channel: grpc.aio.Channel, method: str = "Unary") -> grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]:
+    return channel.unary_unary(f"/{SERVICE}/{method}")
 
 
 METHODS = ["Unary", "Generate", "Write", "Collect", "Converse"]
@@ -121,10 +130,10 @@ async def test_an_error_arrives_as_what_it_was(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 async def test_a_bug_tells_nothing_of_the_inside(method: str, caplog: pytest.LogCaptureFixture) -> None:
-    error = await outcome_of(method, failing(KeyError("/srv/secret/path")))
+    error = await outcome_of(method, failing(KeyError("what only we may know")))
     assert type(error) is errors.InternalError
-    assert "secret" not in error.message and "KeyError" not in error.message
-    assert "/srv/secret/path" in caplog.text
+    assert "may know" not in error.message and "KeyError" not in error.message
+    assert "what only we may know" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
@@ -171,7 +180,7 @@ async def test_a_deadline_that_passes_is_told_as_one() -> None:
     server, address = await Server(act).start()
     async with open_channel(address) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary(f"/{SERVICE}/Unary")(b"", timeout=0.05)
+            await unary(channel)(b"", timeout=0.05)
     assert type(status.from_rpc_error(caught.value)) is errors.DeadlineExceeded
     await server.stop(None)
 
@@ -180,7 +189,7 @@ async def test_a_message_over_the_limit_is_told_as_too_large() -> None:
     server, address = await Server(nothing).start()
     async with open_channel(address, max_message_bytes=1000) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary(f"/{SERVICE}/Unary")(b"x" * 2000)
+            await unary(channel)(b"x" * 2000)
     assert type(status.from_rpc_error(caught.value)) is errors.RequestTooLarge
     await server.stop(None)
 
@@ -192,7 +201,8 @@ async def test_a_stream_that_breaks_closes_its_handler_at_once() -> None:
     service = Server(act)
     server, address = await service.start()
     async with open_channel(address) as channel:
-        stream = channel.unary_stream(f"/{SERVICE}/Generate")(b"")
+        generate: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(f"/{SERVICE}/Generate")
+        stream = generate(b"")
         assert await stream.read() == b"first"
         stream.cancel()
         async with asyncio.timeout(1):
@@ -204,6 +214,6 @@ async def test_a_method_that_nobody_serves_is_unimplemented() -> None:
     server, address = await Server(nothing).start()
     async with open_channel(address) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary(f"/{SERVICE}/None")(b"")
+            await unary(channel, "None")(b"")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     await server.stop(None)

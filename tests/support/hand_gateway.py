@@ -34,6 +34,7 @@ class HandGateway:
 
     def __init__(self, call: Any) -> None:
         self.call = call
+        self._turn = asyncio.Lock()  # a call takes one write at a time
         self.steps: list[decode_pb2.Step] = []
         self.answers: dict[int, Answer] = {}
         self.broken: asyncio.Future[grpc.StatusCode] = asyncio.get_running_loop().create_future()
@@ -50,7 +51,7 @@ class HandGateway:
             sampling=sampling_to_proto(params),
             trace_context=traceparent,
         )
-        await self.call.write(decode_pb2.AttachRequest(submit=submit))
+        await self._write(decode_pb2.AttachRequest(submit=submit))
         return answer
 
     async def generate(
@@ -61,7 +62,11 @@ class HandGateway:
         return answer
 
     async def cancel(self, handle: int) -> None:
-        await self.call.write(decode_pb2.AttachRequest(cancel=decode_pb2.Cancel(handle=handle)))
+        await self._write(decode_pb2.AttachRequest(cancel=decode_pb2.Cancel(handle=handle)))
+
+    async def _write(self, message: decode_pb2.AttachRequest) -> None:
+        async with self._turn:
+            await self.call.write(message)
 
     async def read(self) -> None:
         try:

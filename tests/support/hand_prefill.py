@@ -1,5 +1,7 @@
 """Prefill by hand: a caller that reads the frames of a real worker, and a worker in between that spoils them."""
 
+from __future__ import annotations  # grpc's generic classes take their parameters in the type stubs alone
+
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -35,6 +37,7 @@ class Spoiler:
     act: Callable[[bytes, Write, Any], Awaitable[None]] | None = None
     num_calls: int = 0
     num_frames: int = 0  # seen in all calls
+    acted: bool = False
 
     async def prefill(self, request: PrefillRequest, context: Any) -> None:
         self.num_calls += 1
@@ -44,6 +47,7 @@ class Spoiler:
             async for frame in call_prefill(channel, request):
                 self.num_frames += 1
                 if number == self.at_frame and self.act is not None:
+                    self.acted = True
                     await self.act(frame, context.write, context)
                 else:
                     await context.write(frame)
@@ -91,19 +95,67 @@ async def registered(spoiler: Spoiler, redis_url: str) -> AsyncIterator[WorkerRe
             return
 
     server = grpc.aio.server(options=server_options())
-    handler = grpc.unary_stream_rpc_method_handler(prefill, PrefillRequest.FromString, None)
+    handler: grpc.RpcMethodHandler[PrefillRequest, bytes] = grpc.unary_stream_rpc_method_handler(
+        prefill, PrefillRequest.FromString, None
+    )
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("gemline.internal.v1.Prefill", {"Prefill": handler}),)
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
+    try:
+        async with leased(f"127.0.0.1:{port}", spoiler.behind, redis_url) as record:
+            yield record
+    finally:
+        await server.stop(None)
+
+
+@asynccontextmanager
+async def leased(address: str, behind: WorkerRecord, redis_url: str) -> AsyncIterator[WorkerRecord]:
+    """A record like that of `behind`, with another address and a name that comes before it."""
     client = redis.asyncio.Redis.from_url(redis_url)
-    record = replace(spoiler.behind, worker_id="a-spoiler", address=f"127.0.0.1:{port}", epoch=0)
-    lease = WorkerLease(client, record)
+    lease = WorkerLease(client, replace(behind, worker_id="a-spoiler", address=address, epoch=0))
     await lease.register()
+    await asyncio.sleep(0.1)  # until everybody has heard of it
     try:
         yield lease.record
     finally:
         await lease.withdraw()
-        await server.stop(None)
         await client.aclose()
+
+
+@asynccontextmanager
+async def frozen_after(behind: WorkerRecord, num_bytes: int) -> AsyncIterator[str]:
+    """An address that leads to the worker; once it has sent that many bytes nothing passes any more, either way."""
+    frozen = asyncio.Event()
+    writers: list[asyncio.StreamWriter] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: float) -> None:
+        while data := await reader.read(1024):
+            limit -= len(data)
+            if limit < 0:
+                frozen.set()
+            if frozen.is_set():
+                await asyncio.sleep(3600)
+            writer.write(data)
+            await writer.drain()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = behind.address.split(":")
+        far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        writers.extend((writer, far_writer))
+        pumps = (pump(reader, far_writer, float("inf")), pump(far_reader, writer, num_bytes))
+        tasks.extend(asyncio.create_task(each) for each in pumps)
+
+    tasks: list[asyncio.Task[None]] = []
+    server = await asyncio.start_server(connect, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    try:
+        yield f"{host}:{port}"
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in writers:
+            writer.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations  # an enum's ValueType is in the stubs alone
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -100,3 +100,6 @@ def tokens(
     finish: sampling_pb2.FinishReason.ValueType = sampling_pb2.FINISH_REASON_UNSPECIFIED,
 ) -> decode_pb2.Event:
     return decode_pb2.Event(handle=handle, token_ids=token_ids, finish_reason=finish)
+
+
+MakeWorker = Callable[..., Awaitable[HandWorker]]

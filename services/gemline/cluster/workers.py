@@ -63,8 +63,9 @@ class WorkerLease:
     def valid(self) -> bool:
         """Whether the lease surely stands, from any thread. False: others may have given this worker up; say nothing.
 
-        Counted on this process's monotonic clock from when the last successful renewal was sent: never later than
-        the end that Redis knows.
+        Counted on this process's monotonic clock from when the last renewal was sent: never later than the end that
+        Redis knows. A process that stood still past that end is not valid until it has registered again; one that is
+        awake while Redis is away stays so, for nobody else can learn of a change either.
         """
         return time.monotonic() < self._valid_until
 
@@ -119,8 +120,14 @@ class WorkerLease:
     async def _renew_or_take(self, publish: bool) -> None:
         sent_at = time.monotonic()
         args = (*self._arguments(), self._record.epoch, int(publish))
-        async with calling(self._redis):
-            outcome = int(await self._renew(keys=scripts.KEYS, args=args))
+        try:
+            async with calling(self._redis):
+                outcome = int(await self._renew(keys=scripts.KEYS, args=args))
+        except Unavailable:
+            # Redis is away, this process is awake: running streams go on, as everybody keeps the last view of us.
+            if sent_at < self._valid_until:
+                self._valid_until = time.monotonic() + self._ttl_s
+            raise
         if outcome == 1:
             self._valid_until = sent_at + self._ttl_s
         elif outcome == 0:

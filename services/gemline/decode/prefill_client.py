@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
+import grpc
 import grpc.aio
 
 from gemline.cluster.records import State, WorkerRecord
@@ -89,11 +90,12 @@ class PrefillClient:
         if channel is None:
             channel = self._channels[worker.address] = open_channel(worker.address)
         try:
-            await asyncio.wait_for(channel.channel_ready(), self._connect_timeout_s)
+            async with asyncio.timeout(self._connect_timeout_s):
+                connected = await _connects(channel)
         except TimeoutError:
-            raise Unavailable(
-                f"prefill worker {worker.worker_id} did not connect in {self._connect_timeout_s} s"
-            ) from None
+            connected = False
+        if not connected:
+            raise Unavailable(f"prefill worker {worker.worker_id} cannot be reached")
         return channel
 
     async def _forget_all_but(self, addresses: set[str]) -> None:
@@ -107,3 +109,12 @@ class PrefillClient:
         now = time.monotonic()
         self._resting_until = {key: until for key, until in self._resting_until.items() if until > now}
         self._resting_until[worker.worker_id, worker.epoch] = now + self._rest_s
+
+
+async def _connects(channel: grpc.aio.Channel) -> bool:
+    """Whether the next attempt, or an earlier one, succeeds; unlike `channel_ready` it does not try again."""
+    while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+        if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
+            return False
+        await channel.wait_for_state_change(state)
+    return True

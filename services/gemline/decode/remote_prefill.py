@@ -5,6 +5,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future
+from contextlib import nullcontext
 from functools import partial
 
 from gemline.cluster.records import WorkerRecord
@@ -92,10 +93,11 @@ class RemotePrefill:
         num_tokens = len(request.token_ids)
         reader = FrameReader(self._host.needed(num_tokens), self._host.token_bytes)
         attributes: Attributes = {"gemline.worker_id": worker.worker_id, "gemline.num_tokens": num_tokens}
-        with self._telemetry.span("decode.fetch_kv", traceparent, attributes) as span:
+        span = self._telemetry.span("decode.fetch_kv", traceparent, attributes) if traceparent else None
+        with span or nullcontext():
             message = self._message(worker, request, request_id)
             try:
-                async with self._client.call(worker, message, span.traceparent) as frames:
+                async with self._client.call(worker, message, span.traceparent if span else "") as frames:
                     end = await self._import_frames(request.seq_id, frames, reader)
             finally:
                 self._received_bytes.add(reader.num_bytes)

@@ -22,7 +22,6 @@ __all__ = ["DEMO", "TINY", "DemoShape", "cached_demo", "make_checkpoint"]
 
 _BOS, _EOS, _END_OF_TURN = 2, 1, 107
 _FILES = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"]
-_HEADER_ALIGNMENT = 8
 
 
 def make_checkpoint(target: Path, shape: DemoShape = DEMO, seed: int = 0) -> None:
@@ -114,16 +113,13 @@ def _quiet_tokens(followers: Followers) -> list[int]:
 
 
 def _write_weights(path: Path, config: Gemma2Config, shape: DemoShape, tokenizer: Tokenizer, seed: int) -> None:
-    """The safetensors layout: length of the header, header, then the tensors one after the other."""
+    # Not at the top: a demo that is in the cache is found without torch.
+    import torch
+    from safetensors.torch import save_file
+
     followers = followers_of(tokenizer, seed) if shape.knows_bigrams else {}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    payloads: list[bytes] = []
-    start = 0
-    for name, values in make_weights(shape, config, _quiet_tokens(followers), followers, seed):
-        payloads.append(to_bfloat16(values))
-        stop = start + len(payloads[-1])
-        header[name] = {"dtype": "BF16", "shape": list(values.shape), "data_offsets": [start, stop]}
-        start = stop
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _HEADER_ALIGNMENT)
-    path.write_bytes(b"".join([len(text).to_bytes(8, "little"), text, *payloads]))
+    tensors = {
+        name: torch.frombuffer(bytearray(to_bfloat16(values)), dtype=torch.bfloat16).view(values.shape)
+        for name, values in make_weights(shape, config, _quiet_tokens(followers), followers, seed)
+    }
+    save_file(tensors, path, metadata={"format": "pt"})

@@ -42,7 +42,7 @@ class _Layer:
 
 
 class Gemma2Model:
-    """Weights, fused and cast to `dtype`, and the forward pass. float16 overflows in Gemma 2, so it is refused."""
+    """Weights, fused and cast to `dtype`, and the forward pass."""
 
     def __init__(
         self,
@@ -53,7 +53,8 @@ class Gemma2Model:
         device: torch.device | str = "cpu",
     ) -> None:
         if dtype not in (torch.float32, torch.bfloat16):
-            raise ConfigurationError(f"dtype must be float32 or bfloat16, is {str(dtype).removeprefix('torch.')}")
+            name = str(dtype).removeprefix("torch.")
+            raise ConfigurationError(f"dtype must be float32 or bfloat16, is {name}: Gemma 2's activations overflow it")
         self.config = config
         self.dtype = dtype
         self.device = torch.device(device)

@@ -7,6 +7,19 @@ from gemline.engine.config import Gemma2Config
 from gemline.engine.params import SamplingParams
 from gemline.errors import ContextLengthExceeded, InvalidRequest
 
+# The gateway holds users to narrower ranges. These keep a wrong number from the rest of its batch.
+_RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0.0, 1e9),
+    "top_k": (0, 2**31),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "seed": (0, 2**64 - 1),
+    "repetition_penalty": (1e-9, 1e9),
+    "presence_penalty": (-1e9, 1e9),
+    "frequency_penalty": (-1e9, 1e9),
+    "num_logprobs": (0, 2**31),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
@@ -32,6 +45,7 @@ def check_request(request: EngineRequest, config: Gemma2Config) -> None:
         )
     _check_ids(request.token_ids, config.vocab_size, "prompt")
     _check_ids(params.logit_bias, config.vocab_size, "logit_bias")
+    _check_ranges(params)
     num_generated = len(request.token_ids) - num_prompt
     if params.max_tokens <= num_generated:
         raise InvalidRequest(
@@ -44,6 +58,18 @@ def check_request(request: EngineRequest, config: Gemma2Config) -> None:
             f" the prompt has {num_prompt} and max_tokens is {params.max_tokens}",
             param="max_tokens",
         )
+
+
+def _check_ranges(params: SamplingParams) -> None:
+    for name, (low, high) in _RANGES.items():
+        value = getattr(params, name)
+        if value is not None and not low <= value <= high:
+            raise InvalidRequest(f"{name} must be from {low} to {high}, is {value}", param=name)
+    for token_id, bias in params.logit_bias.items():
+        if not -1e9 <= bias <= 1e9:
+            raise InvalidRequest(
+                f"logit_bias of token {token_id} must be from -1e9 to 1e9, is {bias}", param="logit_bias"
+            )
 
 
 def _check_ids(token_ids: Collection[int], vocab_size: int, param: str) -> None:

@@ -44,13 +44,14 @@ class Sampled(NamedTuple):
 
 
 def sample(logits_BV: torch.Tensor, rows: SequenceOf[SampleRow]) -> list[Sampled | None]:
-    """One token for each row of float32 logits, which stay as they are; None for a row with NaN or +inf in it."""
+    """One token for each row of float32 logits, which stay as they are.
+
+    None for a row whose maximum is no finite number, as it came or after bias and penalties.
+    """
     if not rows:
         return []
-    best_B = logits_BV.max(dim=-1)
-    finite: list[bool] = torch.isfinite(best_B.values).tolist()
-    token_ids: list[int] = best_B.indices.tolist()
-    others = [index for index, row in enumerate(rows) if finite[index] and not row.plain]
+    token_ids = _likeliest(logits_BV)
+    others = [index for index, row in enumerate(rows) if token_ids[index] is not None and not row.plain]
     at_once = max(1, _ELEMENTS_AT_ONCE // logits_BV.shape[-1])
     for start in range(0, len(others), at_once):
         indices = others[start : start + at_once]
@@ -58,22 +59,31 @@ def sample(logits_BV: torch.Tensor, rows: SequenceOf[SampleRow]) -> list[Sampled
         for index, token_id in zip(indices, chosen, strict=True):
             token_ids[index] = token_id
     return [
-        Sampled(token_id, _logprobs(logits_BV[index], token_id, row.params.num_logprobs)) if finite[index] else None
-        for index, (token_id, row) in enumerate(zip(token_ids, rows, strict=True))
+        None if token_id is None else Sampled(token_id, _logprobs(logits_V, token_id, row.params.num_logprobs))
+        for logits_V, token_id, row in zip(logits_BV, token_ids, rows, strict=True)
     ]
 
 
-def _choose(logits_RV: torch.Tensor, rows: list[SampleRow]) -> list[int]:
+def _likeliest(logits_BV: torch.Tensor) -> list[int | None]:
+    """For each row the first token of the highest logit; None where that is no finite number."""
+    best_B = logits_BV.max(dim=-1)  # NaN if there is one in the row
+    finite: list[bool] = torch.isfinite(best_B.values).tolist()
+    token_ids: list[int] = best_B.indices.tolist()
+    return [token_id if usable else None for token_id, usable in zip(token_ids, finite, strict=True)]
+
+
+def _choose(logits_RV: torch.Tensor, rows: list[SampleRow]) -> list[int | None]:
     """Tokens by all that `params` say; changes the logits."""
     for logits_V, row in zip(logits_RV, rows, strict=True):
         _bias_(logits_V, row.params.logit_bias)
         _penalize_(logits_V, row)
-    cold = [index for index, row in enumerate(rows) if row.params.greedy]
-    warm = [index for index, row in enumerate(rows) if not row.params.greedy]
-    chosen = dict(zip(cold, logits_RV[cold].argmax(dim=-1).tolist(), strict=True)) if cold else {}
+    chosen = _likeliest(logits_RV)
+    warm = [index for index, row in enumerate(rows) if chosen[index] is not None and not row.params.greedy]
     if warm:
-        chosen |= zip(warm, _draw(logits_RV[warm] if cold else logits_RV, [rows[index] for index in warm]), strict=True)
-    return [chosen[index] for index in range(len(rows))]
+        drawn = _draw(logits_RV[warm] if len(warm) < len(rows) else logits_RV, [rows[index] for index in warm])
+        for index, token_id in zip(warm, drawn, strict=True):
+            chosen[index] = token_id
+    return chosen
 
 
 def _bias_(logits_V: torch.Tensor, logit_bias: Mapping[int, float]) -> None:

@@ -1,4 +1,4 @@
-"""Reads one safetensors file: a strict header, then tensors as views of the mapped file. Knows no model."""
+"""One safetensors file: a strict header check of ours before the library maps it. Knows no model and no torch."""
 
 import json
 import math
@@ -7,15 +7,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gemline.engine.json_fields import unique_keys
 from gemline.errors import CheckpointError
 
 _LENGTH_BYTES = 8  # the header's length, little endian, opens the file
 _MAX_HEADER_BYTES = 32 * 2**20
 _MAX_DIMS = 8
-_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_ITEM_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +21,6 @@ class TensorEntry:
     """One tensor of a file; its bytes are [start, stop) of the file."""
 
     name: str
-    dtype: torch.dtype
     shape: tuple[int, ...]
     start: int
     stop: int
@@ -31,7 +28,10 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True)
 class TensorFile:
-    """An opened header. Its entries cover the rest of the file without gap or overlap, in the order of the bytes."""
+    """An opened header. Its entries cover the rest of the file without gap or overlap, in the order of the bytes.
+
+    The library's own checks let duplicate names and gaps pass, and its messages do not name the file.
+    """
 
     path: Path
     header: bytes
@@ -52,12 +52,6 @@ class TensorFile:
         _check_cover(path, entries, _LENGTH_BYTES + length, size)
         return cls(path, header, tuple(entries))
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Every tensor by name, in the dtype it is stored in; memory is taken page by page, as they are read."""
-        size = self.path.stat().st_size
-        mapped = torch.from_file(str(self.path), shared=False, size=size, dtype=torch.uint8)
-        return {entry.name: _view(mapped, entry) for entry in self.entries}
-
     def sample(self, num_bytes: int) -> bytes:
         """The first bytes of every tensor, one after the other."""
         with self.path.open("rb") as file:
@@ -69,13 +63,6 @@ class TensorFile:
 def _read_at(file: Any, start: int, num_bytes: int) -> bytes:
     file.seek(start)
     return bytes(file.read(num_bytes))
-
-
-def _view(mapped: torch.Tensor, entry: TensorEntry) -> torch.Tensor:
-    raw = mapped[entry.start : entry.stop]
-    if entry.start % entry.dtype.itemsize:  # a legal file may not align its tensors; only a copy can be viewed then
-        raw = raw.clone()
-    return raw.view(entry.dtype).view(entry.shape)
 
 
 def _check_length(path: Path, size: int, length: int) -> None:
@@ -106,17 +93,17 @@ def _entry(path: Path, name: str, value: Any, first_byte: int) -> TensorEntry:
             raise CheckpointError(f"{path}: tensor {name!r:.200}: needs dtype, shape and data_offsets")
     if len(shape) > _MAX_DIMS or not all(type(number) is int and 0 <= number < 2**48 for number in numbers):
         raise CheckpointError(f"{path}: tensor {name!r:.200}: shape and data_offsets must be small lists of sizes")
-    if dtype not in _DTYPES:
+    if dtype not in _ITEM_BYTES:
         raise CheckpointError(
-            f"{path}: tensor {name!r:.200}: stored as {dtype!r:.40}, must be one of {', '.join(_DTYPES)}"
+            f"{path}: tensor {name!r:.200}: stored as {dtype!r:.40}, must be one of {', '.join(_ITEM_BYTES)}"
         )
-    expected = math.prod(shape) * _DTYPES[dtype].itemsize
+    expected = math.prod(shape) * _ITEM_BYTES[dtype]
     if stop - start != expected:
         raise CheckpointError(
             f"{path}: tensor {name!r:.200}: data_offsets [{start}, {stop}) hold {stop - start} bytes, "
             f"but {dtype} of shape {shape} takes {expected}"
         )
-    return TensorEntry(name, _DTYPES[dtype], tuple(shape), first_byte + start, first_byte + stop)
+    return TensorEntry(name, tuple(shape), first_byte + start, first_byte + stop)
 
 
 def _check_cover(path: Path, entries: list[TensorEntry], first_byte: int, size: int) -> None:

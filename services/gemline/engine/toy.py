@@ -25,8 +25,8 @@ _LOCAL_LAYER, _GLOBAL_LAYER = 0, 1
 
 
 def toy_next(token_ids: Iterable[int], config: Gemma2Config = TOY_CONFIG) -> int:
-    """The token the toy says after those: (all + 3 * the window) mod V, over (token + 1) * (position + 1)."""
-    terms = [(token + 1) * (position + 1) for position, token in enumerate(token_ids)]
+    """The token the toy says after those: (all + 3 * the window) mod V, over (token + 1) * (position + 2)."""
+    terms = [(token + 1) * (position + 2) for position, token in enumerate(token_ids)]
     return (sum(terms) + 3 * sum(terms[-config.sliding_window :])) % config.vocab_size
 
 
@@ -80,11 +80,11 @@ class ToyModel:
 
 
 def _read(cache: KvCache, layer: int, table_P: torch.Tensor, start: int, stop: int) -> int:
-    """The sum of key * value over those positions; exact, as float32 holds whole numbers up to 2**24."""
+    """The sum of (token + 1) * (position + 2); exact, as float32 holds whole numbers up to 2**24."""
     positions_T = torch.arange(start, stop)
     slots_T = table_P[positions_T // cache.block_size] * cache.block_size + positions_T % cache.block_size
     keys_TGK, values_TGK = cache.read(layer, slots_T)
-    return int((keys_TGK[:, 0, 0] * values_TGK[:, 0, 0]).sum())
+    return int((keys_TGK[:, 0, 0] * (values_TGK[:, 0, 0] + 1)).sum())
 
 
 def toy_engine(options: EngineOptions | None = None, model: ToyModel | None = None) -> Engine:

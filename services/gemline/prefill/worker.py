@@ -1,6 +1,7 @@
 """The prefill worker: computes prompts for decode workers and streams their keys and values. Never decodes."""
 
 import asyncio
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -105,7 +106,8 @@ class PrefillWorker:
         sender = KvSender(self._host, request.seq_id, num_tokens, partial(self._write, write, self.epoch))
         progress = self._table.begin(request.seq_id)
         try:
-            with self._context.telemetry.span("prefill", traceparent, attributes):
+            span = self._context.telemetry.span("prefill", traceparent, attributes) if traceparent else nullcontext()
+            with span:
                 self._host.thread.submit(request)
                 await sender.send(progress)
         finally:

@@ -40,7 +40,7 @@ def server_options(max_message_bytes: int = INTERNAL_MESSAGE_BYTES) -> Options:
     """Options of a server whose callers may ping as often as `channel_options` makes them."""
     return (
         *_common(max_message_bytes),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+        ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.so_reuseport", 0),  # an int: as a string, or left out, two servers bind one port and neither is told
     )

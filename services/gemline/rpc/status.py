@@ -51,8 +51,9 @@ def _printable(text: str) -> str:
 
 
 def _clipped(message: str) -> str:
-    data = message.encode("utf-8", errors="replace")
-    return message if len(data) <= _MAX_MESSAGE_BYTES else data[:_MAX_MESSAGE_BYTES].decode("utf-8", "ignore") + "..."
+    data = message.encode("utf-8", errors="replace")  # half a surrogate pair, from a client's JSON, has no encoding
+    end = "" if len(data) <= _MAX_MESSAGE_BYTES else "..."
+    return data[:_MAX_MESSAGE_BYTES].decode("utf-8", errors="ignore") + end
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: GemlineError) -> NoReturn:

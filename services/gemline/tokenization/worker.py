@@ -9,6 +9,7 @@ from typing import NamedTuple
 import grpc.aio
 
 from gemline.cluster.records import ModelCard, Role
+from gemline.engine.checkpoint import revision
 from gemline.engine.config import Gemma2Config
 from gemline.errors import CheckpointError, Unavailable
 from gemline.host import WorkerContext
@@ -105,8 +106,6 @@ class _Served(NamedTuple):
 
 
 def _load(options: TokenizationOptions) -> _Loaded:
-    from gemline.engine.checkpoint import revision  # imports torch: not needed to import this module
-
     config = Gemma2Config.load(options.model_dir)
     tokenizer_json = read_tokenizer_file(options.model_dir)
     tokenizer = Tokenizer.load(tokenizer_json)

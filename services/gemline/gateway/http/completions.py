@@ -10,6 +10,8 @@ from gemline.gateway.http.orders import build_order, tenant_of
 from gemline.gateway.http.parsing import read_body
 from gemline.gateway.http.schemas import CompletionBody
 
+_DEFAULT_MAX_TOKENS = 16  # OpenAI's; a chat's answer may fill the context
+
 
 def completions_router(core: Core) -> APIRouter:
     """What follows a prompt."""
@@ -19,7 +21,8 @@ def completions_router(core: Core) -> APIRouter:
     async def create_completion(request: Request) -> Response:
         """The continuation of each prompt: one JSON object, or server-sent events with `stream`."""
         body = await read_body(request, CompletionBody)
-        order = build_order(request, body, body.prompt, max_tokens=body.max_tokens, logprobs=body.logprobs)
+        max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+        order = build_order(request, body, body.prompt, max_tokens=max_tokens, logprobs=body.logprobs)
         return AnswerResponse(core, tenant_of(request), order, COMPLETION)
 
     return router

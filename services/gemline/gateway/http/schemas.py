@@ -133,7 +133,7 @@ class ChatBody(GenerationBody):
 
 
 class CompletionBody(GenerationBody):
-    """POST /v1/completions. Without max_tokens the answer may fill the context, as in chat."""
+    """POST /v1/completions."""
 
     prompt: Annotated[
         tuple[Prompt, ...],

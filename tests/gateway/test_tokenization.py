@@ -1,0 +1,165 @@
+"""Encoding and fetching tokenizers survive workers that die, lie or come later."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.eventually import eventually
+from support.in_process import MODEL, host
+
+from gemline.cluster.connection import connect
+from gemline.cluster.records import Role, WorkerRecord
+from gemline.cluster.workers import WorkersView
+from gemline.errors import InternalError, InvalidRequest, RequestTooLarge, Unavailable
+from gemline.gateway.encoder import Encoder
+from gemline.gateway.requests import Message, Prompt
+from gemline.gateway.tokenization import TokenizationWorkers
+from gemline.gateway.tokenizers import Tokenizers
+from gemline.host import WorkerHost
+from gemline.rpc.options import open_channel
+from gemline.tokenization.worker import TokenizationOptions, TokenizationWorker
+
+
+class Stage:
+    """Tokenization workers that a test starts and stops, and the gateway's half of the calls."""
+
+    def __init__(self, redis_url: str, checkpoint: Path) -> None:
+        self._redis_url = redis_url
+        self._checkpoint = checkpoint
+        self.redis = connect(redis_url)
+        self.view = WorkersView(self.redis, resync_s=0.05)
+        self.workers = TokenizationWorkers(self.view, open_channel)
+        self.tokenizers = Tokenizers(self.workers)
+        self.encoder = Encoder(self.workers, self.tokenizers, timeout_s=2.0)
+        self.hosts: list[WorkerHost] = []
+
+    async def add(self) -> WorkerRecord:
+        new = host(TokenizationWorker(TokenizationOptions(self._checkpoint, MODEL)), self._redis_url)
+        self.hosts.append(new)
+        record = await new.start()
+        await eventually(lambda: any(r.worker_id == record.worker_id for r in self.records))
+        return record
+
+    @property
+    def records(self) -> tuple[WorkerRecord, ...]:
+        return self.view.workers(Role.TOKENIZATION)
+
+
+@pytest.fixture
+async def stage(redis_url: str, tiny_checkpoint: Path) -> AsyncIterator[Stage]:
+    stage = Stage(redis_url, tiny_checkpoint)
+    await stage.view.start()
+    yield stage
+    stage.tokenizers.stop()
+    await stage.workers.stop()
+    await stage.view.stop()
+    for each in stage.hosts:
+        await each.stop()
+    await stage.redis.aclose()
+
+
+class Frozen:
+    """A view that hears of nothing any more: what a gateway believes just after a worker died."""
+
+    def __init__(self, records: tuple[WorkerRecord, ...]) -> None:
+        self._records = records
+
+    def workers(self, role: Role, model_id: str | None = None) -> tuple[WorkerRecord, ...]:
+        return self._records
+
+
+async def test_a_worker_that_died_unheard_of_costs_nobody_an_error(stage: Stage) -> None:
+    card = (await stage.add()).model
+    await stage.add()
+    expected = await stage.encoder.encode(card, Prompt(text="Hello there"))
+    stage.view.workers = Frozen(stage.records).workers  # type: ignore[method-assign]
+    await stage.hosts[0].stop()
+    for _ in range(6):
+        assert await stage.encoder.encode(card, Prompt(text="Hello there")) == expected
+
+
+async def test_a_worker_of_another_epoch_is_passed_over(stage: Stage) -> None:
+    card = (await stage.add()).model
+    await stage.add()
+    first, second = stage.records
+    stage.view.workers = Frozen((replace(first, epoch=first.epoch + 7), second)).workers  # type: ignore[method-assign]
+    for _ in range(4):
+        assert await stage.encoder.encode(card, Prompt(text="x"))
+
+
+async def test_when_no_worker_answers_it_is_said_soon(stage: Stage) -> None:
+    card = (await stage.add()).model
+    stage.view.workers = Frozen(stage.records).workers  # type: ignore[method-assign]
+    await stage.hosts[0].stop()
+    async with asyncio.timeout(5):
+        with pytest.raises(Unavailable, match="no tokenization worker answers for model tiny"):
+            await stage.encoder.encode(card, Prompt(text="x"))
+
+
+async def test_the_workers_take_turns(stage: Stage) -> None:
+    card = (await stage.add()).model
+    await stage.add()
+    asked: list[str] = []
+
+    async def note(stub: Any, record: WorkerRecord) -> None:
+        asked.append(record.worker_id)
+
+    for _ in range(6):
+        await stage.workers.call(card, note)
+    assert sorted(asked.count(record.worker_id) for record in stage.records) == [3, 3]
+
+
+async def test_what_a_worker_says_of_the_request_itself_is_not_tried_elsewhere(stage: Stage) -> None:
+    card = (await stage.add()).model
+    await stage.add()
+    with pytest.raises(InvalidRequest) as caught:
+        await stage.encoder.encode(card, Prompt(messages=(Message("assistant", "hi"),)))
+    assert caught.value.param == "messages"
+    with pytest.raises(RequestTooLarge):
+        await stage.encoder.encode(card, Prompt(text="x" * (4 * 2**20 + 1)))
+
+
+async def test_a_tokenizer_is_fetched_once_however_many_wait_for_it(stage: Stage) -> None:
+    card = (await stage.add()).model
+    tokenizers = await asyncio.gather(*(stage.tokenizers.get(card) for _ in range(10)))
+    assert len({id(tokenizer) for tokenizer in tokenizers}) == 1
+    assert tokenizers[0].sha256 == card.tokenizer_sha256
+    assert stage.tokenizers.has(card)
+
+
+async def test_one_that_stops_waiting_does_not_take_the_tokenizer_from_the_others(stage: Stage) -> None:
+    card = (await stage.add()).model
+    leaving, staying = (asyncio.create_task(stage.tokenizers.get(card)) for _ in range(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert (await staying).sha256 == card.tokenizer_sha256
+
+
+async def test_a_tokenizer_with_another_checksum_than_announced_is_refused(stage: Stage) -> None:
+    record = await stage.add()
+    lying = replace(record, model=replace(record.model, tokenizer_sha256="f" * 64))
+    stage.view.workers = Frozen((lying,)).workers  # type: ignore[method-assign]
+    with pytest.raises(InternalError, match="checksum"):
+        await stage.tokenizers.get(lying.model)
+
+
+async def test_a_tokenizer_that_could_not_be_fetched_is_tried_again(stage: Stage) -> None:
+    card = (await stage.add()).model
+    await stage.hosts[0].stop()
+    await eventually(lambda: not stage.records)
+    with pytest.raises(Unavailable):
+        await stage.tokenizers.get(card)
+    await stage.add()
+    assert (await stage.tokenizers.get(card)).sha256 == card.tokenizer_sha256
+
+
+async def test_a_tokenizer_that_no_model_needs_is_forgotten(stage: Stage) -> None:
+    card = (await stage.add()).model
+    await stage.tokenizers.get(card)
+    stage.tokenizers.follow([card])
+    assert stage.tokenizers.has(card)
+    stage.tokenizers.follow([])
+    assert not stage.tokenizers.has(card)
