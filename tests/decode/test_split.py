@@ -42,6 +42,7 @@ class Split:
     decode_record: WorkerRecord
     prefill: Telemetry
     decode: Telemetry
+    prefill_worker: PrefillWorker
 
     def idle(self) -> bool:
         return all(measure(end, "gemline_kv_free_blocks", kind="global") == 64 for end in (self.prefill, self.decode))
@@ -50,11 +51,12 @@ class Split:
 @pytest.fixture
 async def split(tiny_checkpoint: Path, redis_url: str) -> AsyncIterator[Split]:
     prefill, decode = measuring(), measuring()
+    prefill_worker = PrefillWorker(PrefillOptions(tiny_checkpoint, "tiny", ENGINE))
     async with (
-        hosted(PrefillWorker(PrefillOptions(tiny_checkpoint, "tiny", ENGINE)), redis_url, prefill) as prefill_record,
+        hosted(prefill_worker, redis_url, prefill) as prefill_record,
         hosted(DecodeWorker(DecodeOptions(tiny_checkpoint, "tiny", ENGINE)), redis_url, decode) as decode_record,
     ):
-        yield Split(prefill_record, decode_record, prefill, decode)
+        yield Split(prefill_record, decode_record, prefill, decode, prefill_worker)
 
 
 @pytest.fixture
@@ -182,8 +184,9 @@ async def test_a_prefill_worker_that_froze_costs_seconds_not_the_answer(
 ) -> None:
     async with (
         frozen_after(split.prefill_record, num_bytes=9000) as address,
-        leased(address, split.prefill_record, redis_url),
+        leased(address, split.prefill_record, redis_url) as record,
     ):
+        split.prefill_worker.epoch_changed(record.epoch)
         assert await same_answer(gateway, colocated, prompt(100), GREEDY)
 
     assert prefills(split.decode, "fallback") == 1

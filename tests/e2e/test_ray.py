@@ -15,14 +15,14 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def ray_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = start_stack(tmp_path_factory.mktemp("ray"), "--runner", "ray")
+    running = start_stack(tmp_path_factory.mktemp("ray"), "--runner", "ray", "--first-prompt", "")
     children = descendants(running.process.pid)
     yield running
     assert running.stop() == 0
     assert gone(children, within_s=20)
 
 
-def ask(running: Running, **options: object) -> str:
+def ask(running: Running) -> str:
     answer = running.openai().completions.create(
         model=running.model, prompt="Once upon a time", max_tokens=16, temperature=0
     )

@@ -75,13 +75,16 @@ def test_a_killed_tokenization_worker_is_replaced(running: Running) -> None:
 def test_a_client_that_goes_away_frees_its_blocks(running: Running) -> None:
     body = {"model": running.model, "prompt": "Once", "max_tokens": 1900, "stream": True, "ignore_eos": True}
     headers = {"authorization": f"Bearer {running.ready['api_key']}"}
-    ask(running)
+    free = metric(running, "decode", "gemline_kv_free_blocks")
     with httpx.stream("POST", f"{running.base_url}/completions", json=body, headers=headers, timeout=30) as answer:
-        next(answer.iter_lines())
-    limit = time.monotonic() + 5
-    while metric(running, "decode", "gemline_running_sequences") > 0:
-        assert time.monotonic() < limit, "the sequence still runs"
-        time.sleep(0.05)
+        lines = answer.iter_lines()  # letting go of it would close the connection
+        next(lines)
+        assert metric(running, "decode", "gemline_kv_free_blocks") < free
+    limit = time.monotonic() + 5  # the whole answer takes longer
+    while metric(running, "decode", "gemline_kv_free_blocks") < free:
+        assert time.monotonic() < limit, "the blocks are still taken"
+        time.sleep(0.02)
+    assert metric(running, "decode", "gemline_requests") == 0
 
 
 def test_requests_in_flight_finish_when_the_stack_is_told_to_stop(tmp_path: Path) -> None:

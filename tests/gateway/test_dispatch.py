@@ -112,3 +112,19 @@ async def test_canceling_reaches_the_worker_that_has_the_request_now(links: Link
     assert await asyncio.wait_for(second.cancels.get(), 1) == submit.handle
     assert first.cancels.empty()
     assert (await taking).token_ids == []
+
+
+async def test_a_request_that_was_canceled_on_its_way_to_the_next_worker_is_canceled_there(
+    links: Links, make_worker: MakeWorker
+) -> None:
+    first, late = await make_worker(), await make_worker()
+    dispatch = await start(links, first)
+    taking = asyncio.create_task(dispatch.take())
+    # The second worker is known but not attached yet when the first one refuses.
+    links.follow([first.record("decode-0"), late.record("decode-1")])
+    first.step(refusal(await first.submits.get(), "unavailable"))
+    await eventually(lambda: links.can_serve(CARD))
+    dispatch.cancel()
+    assert (await asyncio.wait_for(taking, 1)).token_ids == []
+    await asyncio.sleep(0.2)
+    assert late.submits.qsize() == late.cancels.qsize()

@@ -163,3 +163,12 @@ async def test_a_tokenizer_that_no_model_needs_is_forgotten(stage: Stage) -> Non
     assert stage.tokenizers.has(card)
     stage.tokenizers.follow([])
     assert not stage.tokenizers.has(card)
+
+
+async def test_whoever_waits_for_a_tokenizer_when_the_gateway_stops_is_told_so(stage: Stage) -> None:
+    card = (await stage.add()).model
+    waiting = asyncio.create_task(stage.tokenizers.get(card))
+    await asyncio.sleep(0)
+    stage.tokenizers.stop()
+    with pytest.raises(Unavailable, match="shutting down"):
+        await waiting

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from gemline.transfer.frames import KvFrame, KvRange, TransferError, encode_kv
 from gemline.transfer.receive import FrameReader
-from gemline.transfer.send import FrameWriter, num_bytes_of, ranges_of_chunk
+from gemline.transfer.send import FrameWriter, ranges_of_chunk
 
 TOKEN_BYTES = 8
 NEEDED = [range(6, 10), range(0, 10)]  # a local layer with a window of 5, then a global one
@@ -51,7 +51,7 @@ def test_every_needed_position_travels_exactly_once(transfer: tuple[list[range],
     assert seen == [list(wanted) for wanted in needed]
     assert reader.end is not None
     assert reader.end.token_id == 42
-    assert reader.num_bytes == num_bytes_of(needed, TOKEN_BYTES)
+    assert reader.num_bytes == TOKEN_BYTES * sum(len(wanted) for wanted in needed)
 
 
 def test_a_local_layer_sends_only_its_last_window() -> None:

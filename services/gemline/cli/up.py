@@ -79,6 +79,7 @@ def up(
 
 
 async def _run(settings: "StackSettings", first_prompt: str) -> None:
+    from gemline.errors import GemlineError
     from gemline.serve.stack import Stack
 
     begun = time.monotonic()
@@ -95,7 +96,10 @@ async def _run(settings: "StackSettings", first_prompt: str) -> None:
     try:
         _print_addresses(ready, time.monotonic() - begun)
         if first_prompt and ready.api_key:
-            await _first(asyncio.create_task(_ask(ready, first_prompt)), stopped)
+            try:
+                await _first(asyncio.create_task(_ask(ready, first_prompt)), stopped)
+            except GemlineError as error:  # the stack may heal; whoever asks next will see
+                print(f"\nno first answer: {error.message}", file=sys.stderr, flush=True)
         print("\nserving; Ctrl-C stops everything", flush=True)
         await _first(asyncio.create_task(stack.wait()), stopped)
         if not stopped.is_set():

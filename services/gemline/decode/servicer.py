@@ -39,6 +39,7 @@ class Servicer(DecodeServicer):
             self._table.detach(stream)
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _greet(self, requests: AsyncIterator[AttachRequest]) -> GatewayStream:
         first = await anext(aiter(requests), None)

@@ -19,6 +19,7 @@ class Dispatch:
         self._submit = submit
         self._refused_by: set[str] = set()
         self._is_begun = False
+        self._is_canceled = False
 
     async def start(self) -> None:
         """Give the request to a worker; raises Unavailable when there is none."""
@@ -37,6 +38,7 @@ class Dispatch:
 
     def cancel(self) -> None:
         """Tell the worker that nobody reads on; harmless after the end."""
+        self._is_canceled = True
         self._place.inbox.cancel()
 
     async def _place_again(self, error: Unavailable | Overloaded) -> None:
@@ -47,3 +49,5 @@ class Dispatch:
             await self.start()
         except Unavailable:
             raise error from None
+        if self._is_canceled:  # meanwhile
+            self._place.inbox.cancel()

@@ -8,7 +8,7 @@ from gemline.errors import ConfigurationError
 from gemline.gateway.core import Gateway
 from gemline.gateway.grpc_api import PublicServicer
 from gemline.gateway.grpc_auth import KeyCheck
-from gemline.gateway.settings import GatewaySettings
+from gemline.gateway.settings import GatewaySettings, joined
 from gemline.rpc.health import Health
 from gemline.rpc.options import Options, server_options
 from gemline.rpc.status import ErrorInterceptor
@@ -41,11 +41,11 @@ class PublicServer:
         """Bind and serve; raises ConfigurationError when the port is taken."""
         host, port = self._settings.grpc_host, self._settings.grpc_port
         try:
-            bound = self._server.add_insecure_port(f"{host}:{port}")
+            bound = self._server.add_insecure_port(joined(host, port))
         except RuntimeError as error:
-            message = f"grpc_port: cannot listen on {host}:{port}: it is taken or not ours"
+            message = f"grpc_port: cannot listen on {joined(host, port)}: it is taken or not ours"
             raise ConfigurationError(message, param="grpc_port") from error
-        self.address = f"{host}:{bound}"
+        self.address = joined(host, bound)
         await self._server.start()
         return self
 

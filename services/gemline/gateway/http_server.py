@@ -9,7 +9,7 @@ from typing import Any
 import uvicorn
 
 from gemline.errors import ConfigurationError
-from gemline.gateway.settings import GatewaySettings
+from gemline.gateway.settings import GatewaySettings, joined
 
 _BACKLOG = 2048
 
@@ -38,7 +38,7 @@ class HttpServer:
     async def start(self) -> None:
         """Bind and serve; raises ConfigurationError when the port is taken."""
         listener = _bound(self._settings.http_host, self._settings.http_port)
-        self.address = f"{self._settings.http_host}:{listener.getsockname()[1]}"
+        self.address = joined(self._settings.http_host, listener.getsockname()[1])
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="http server")
 
     async def stop(self) -> None:
@@ -62,8 +62,9 @@ def _bound(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        listener.listen(_BACKLOG)  # whoever connects from now on waits for uvicorn, and is not refused
     except OSError as error:
         listener.close()
-        message = f"http_port: cannot listen on {host}:{port}: {error.strerror}"
+        message = f"http_port: cannot listen on {joined(host, port)}: {error.strerror}"
         raise ConfigurationError(message, param="http_port") from error
     return listener

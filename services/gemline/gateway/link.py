@@ -77,7 +77,7 @@ class DecodeLink:
             try:
                 await self._attach_once()
                 backoff_s = MIN_BACKOFF_S  # it stood for a while
-            except (grpc.aio.AioRpcError, StaleEpoch, TimeoutError) as error:
+            except Exception as error:  # whatever a worker does, the link tries again
                 log.warning("cannot attach to decode worker %s: %s", self.record.worker_id, _reason(error))
                 backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1.5))
@@ -99,7 +99,10 @@ class DecodeLink:
                 attached.on_break(WorkerLost("the worker that held this request was lost; send the request again"))
 
     async def _expect_ready(self, responses: AsyncIterator[decode_pb2.AttachResponse]) -> None:
-        first = await asyncio.wait_for(anext(responses), HELLO_TIMEOUT_S)
+        async with asyncio.timeout(HELLO_TIMEOUT_S):
+            first = await anext(responses, None)
+        if first is None:
+            raise Unavailable("it closed the stream without a word")
         if first.ready.epoch != self.record.epoch:
             raise StaleEpoch(f"it answers for epoch {first.ready.epoch}, not {self.record.epoch}")
 
@@ -107,7 +110,7 @@ class DecodeLink:
         try:
             async for response in responses:
                 attached.on_step(response.step)
-        except grpc.aio.AioRpcError as error:
+        except Exception as error:
             log.warning("stream to decode worker %s broke: %s", self.record.worker_id, _reason(error))
         else:
             log.info("decode worker %s closed the stream", self.record.worker_id)
@@ -116,4 +119,4 @@ class DecodeLink:
 def _reason(error: Exception) -> str:
     if isinstance(error, grpc.aio.AioRpcError):
         return f"{error.code().name}: {error.details()}"
-    return str(error) or f"no answer within {HELLO_TIMEOUT_S:g} s"
+    return f"{type(error).__name__}: {error}"

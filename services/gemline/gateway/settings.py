@@ -40,3 +40,8 @@ class GatewaySettings:
                 raise ConfigurationError(f"{name} must be above 0, not {value}")
         if self.drain_timeout_s < 0:
             raise ConfigurationError(f"drain_timeout_s must be 0 or more, not {self.drain_timeout_s}")
+
+
+def joined(host: str, port: int) -> str:
+    """host:port, an IPv6 host in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -10,7 +10,7 @@ import grpc
 
 from gemline.cluster.records import ModelCard, Role, State, WorkerRecord
 from gemline.cluster.workers import WorkersView
-from gemline.errors import DeadlineExceeded, GemlineError, StaleEpoch, Unavailable
+from gemline.errors import DeadlineExceeded, StaleEpoch, Unavailable
 from gemline.gateway.link import OpenChannel
 from gemline.internal.v1.tokenization_pb2_grpc import TokenizationStub
 from gemline.rpc.status import from_rpc_error
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 4
 PAUSE_S = 0.05  # before a worker that failed is tried again
+CLOSE_GRACE_S = 5.0  # for the calls that still run on a channel when its worker leaves
 
 _T = TypeVar("_T")
 Call = Callable[["TokenizationAsyncStub", WorkerRecord], Awaitable[_T]]
@@ -79,7 +80,7 @@ class TokenizationWorkers:
         try:
             return await call(TokenizationStub(channel), record)
         except grpc.aio.AioRpcError as error:
-            raise _error(error) from error
+            raise from_rpc_error(error, peer="the tokenization worker") from error
 
     def _next(self, card: ModelCard, tried: set[str]) -> WorkerRecord | None:
         """The worker whose turn it is: one that was not tried, and takes work, if there is one."""
@@ -95,10 +96,6 @@ class TokenizationWorkers:
         return [record for record in records if record.model.tokenizer_sha256 == card.tokenizer_sha256]
 
     def _close(self, channel: grpc.aio.Channel) -> None:
-        task = asyncio.create_task(channel.close())
+        task = asyncio.create_task(channel.close(CLOSE_GRACE_S))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-
-
-def _error(error: grpc.aio.AioRpcError) -> GemlineError:
-    return from_rpc_error(error, peer="the tokenization worker")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from gemline.cluster.records import ModelCard, WorkerRecord
-from gemline.errors import GemlineError, InternalError
+from gemline.errors import GemlineError, InternalError, Unavailable
 from gemline.gateway.tokenization import TokenizationWorkers
 from gemline.internal.v1.tokenization_pb2 import FetchTokenizerRequest
 from gemline.text.tokenizer import Tokenizer
@@ -30,14 +30,18 @@ class Tokenizers:
 
     async def get(self, card: ModelCard) -> Tokenizer:
         """The model's tokenizer; raises Unavailable when no tokenization worker answers."""
-        # Shielded: one waiter that leaves must not take the tokenizer from the others.
-        return await asyncio.shield(self._load_once(card))
+        task = self._load_once(card)
+        await asyncio.wait([task])  # one waiter that leaves does not take the tokenizer from the others
+        if task.cancelled():
+            raise Unavailable("the gateway is shutting down; try again")
+        return task.result()
 
     def follow(self, cards: Iterable[ModelCard]) -> None:
         """Begin to load what these models need, so that no request has to wait, and forget the rest."""
         needed = {card.tokenizer_sha256: card for card in cards}
         for sha256 in self._loading.keys() - needed.keys():
-            self._loading.pop(sha256).cancel()
+            if self._loading[sha256].done():
+                del self._loading[sha256]
         for card in needed.values():
             if self._workers.can_serve(card):
                 self._load_once(card)
@@ -49,7 +53,8 @@ class Tokenizers:
 
     def stop(self) -> None:
         """Fetch no more."""
-        self.follow(())
+        for task in self._loading.values():
+            task.cancel()
 
     def _load_once(self, card: ModelCard) -> asyncio.Task[Tokenizer]:
         task = self._loading.get(card.tokenizer_sha256)

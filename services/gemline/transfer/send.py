@@ -25,11 +25,6 @@ def ranges_of_chunk(
             yield KvRange(layer, first, min(first + num_tokens, last))
 
 
-def num_bytes_of(needed: Sequence[range], token_bytes: int) -> int:
-    """The payload of a whole transfer."""
-    return token_bytes * sum(len(wanted) for wanted in needed)
-
-
 class FrameWriter:
     """Encodes one stream's frames and counts them, so that its end frame can vouch for the rest."""
 
