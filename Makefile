@@ -1,11 +1,11 @@
-# Four verbs for the project (install, check, test, verify) and one for its user (run).
+# Four verbs for the project (install, check, test, verify), one for its user (run), one to measure (bench).
 VENV ?= .venv
 BOOTSTRAP_PYTHON ?= python3
 PYTHON := $(VENV)/bin/python
 # Wheels only: nothing is compiled at install. torch is pinned because other ranges pull gigabytes of CUDA builds.
 PIP := $(PYTHON) -m pip --disable-pip-version-check install --quiet --only-binary=:all: -c deploy/constraints.txt
 
-.PHONY: run install check test verify bench gpu clean
+.PHONY: run install check test verify bench clean
 
 run: $(VENV)/.serve
 	@$(PYTHON) -m gemline.cli.main up
