@@ -1,5 +1,6 @@
 """`gemline chat`: a conversation in the terminal, streamed."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +36,7 @@ def chat(
     """Talk with a model, a line at a time; reads lines from a pipe too."""
     from gemline.cli.conversation import Conversation
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # some shells start a program with Ctrl-C ignored
     sampling = options.sampling(max_tokens, temperature, top_k, top_p, seed, stop)
     with options.open_client(address, api_key, model, tls, root_certificates, timeout_s) as client:
         _Chat(client, sampling, Conversation(system), interactive=sys.stdin.isatty()).run()
