@@ -135,7 +135,7 @@ class WorkerHost:
                 await self._worker.drain(self._settings.drain_timeout_s)
 
     async def stop(self) -> None:
-        """Withdraws the lease, closes the server, stops the worker. A second call does nothing."""
+        """Closes the server, withdraws the lease, stops the worker. A second call does nothing."""
         await self._undo.aclose()
 
     def check_health(self) -> None:
@@ -160,12 +160,15 @@ class WorkerHost:
         self._undo.push_async_callback(view.stop)
         self._undo.push_async_callback(self._worker.stop)
         await self._worker.start(WorkerContext(view, self._telemetry, self._lease_valid))
-        port = await self._serve()
-        lease = WorkerLease(redis, self._new_record(port), on_epoch=self._worker.epoch_changed, load=self._worker.load)
-        self._lease = lease
-        self._undo.push_async_callback(lease.withdraw)
-        await lease.register()
-        return lease.record
+        self._undo.push_async_callback(self._withdraw)  # after the server: without a lease it may not even refuse
+        record = self._new_record(await self._serve())
+        self._lease = WorkerLease(redis, record, on_epoch=self._worker.epoch_changed, load=self._worker.load)
+        await self._lease.register()
+        return self._lease.record
+
+    async def _withdraw(self) -> None:
+        if self._lease is not None:
+            await self._lease.withdraw()
 
     async def _serve(self) -> int:
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=server_options())

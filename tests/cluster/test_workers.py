@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gemline.cluster import scripts
-from gemline.cluster.connection import connect
+from gemline.cluster.connection import TIMEOUT_S, connect
 from gemline.cluster.embedded import EmbeddedRedis
 from gemline.cluster.records import Role, State, WorkerRecord
 from gemline.cluster.workers import WorkerLease, WorkersView
@@ -143,6 +143,22 @@ async def test_a_process_that_stood_still_finds_its_lease_over_and_takes_a_new_o
     assert not lease.valid
     await until(lambda: lease.valid)
     assert len(epochs) == 2
+    await lease.withdraw()
+
+
+async def test_a_process_that_stood_still_within_a_renewal_does_not_prolong_what_is_over(
+    redis_of_its_own: tuple[EmbeddedRedis, Redis], record: WorkerRecord
+) -> None:
+    server, redis = redis_of_its_own
+    lease = quick_lease(redis, record)
+    await lease.register()
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGSTOP)
+    await asyncio.sleep(RENEW_S * 1.5)  # the renewal is on its way
+    time.sleep(TIMEOUT_S)  # noqa: ASYNC251  # longer than the lease; the renewal's time is over too
+    await asyncio.sleep(RENEW_S)
+    assert not lease.valid
+    os.kill(server.pid, signal.SIGCONT)
     await lease.withdraw()
 
 

@@ -20,7 +20,7 @@ from gemline.cluster.workers import WorkersView
 from gemline.decode.worker import DecodeOptions, DecodeWorker
 from gemline.engine.options import EngineOptions
 from gemline.engine.params import SamplingParams
-from gemline.host import WorkerContext
+from gemline.host import HostSettings, WorkerContext, WorkerHost
 from gemline.prefill.worker import PrefillOptions, PrefillWorker
 from gemline.rpc.options import server_options
 from gemline.rpc.status import ErrorInterceptor
@@ -151,6 +151,21 @@ async def test_a_draining_worker_finishes_what_it_has_and_takes_nothing_new(
     await drained
     assert await becomes_true(running.ended.is_set)
     assert len(running.token_ids) == ENDLESS.max_tokens
+
+
+async def test_a_worker_that_stops_still_refuses_who_has_not_heard_of_it(tiny_checkpoint: Path, redis_url: str) -> None:
+    worker = DecodeWorker(DecodeOptions(tiny_checkpoint, "tiny", ENGINE))
+    host = WorkerHost(worker, HostSettings(redis_url, metrics_port=None))
+    record = await host.start()
+    async with attached(record.address, record.epoch) as gateway:
+        await host.drain()
+        stopped = asyncio.create_task(host.stop())
+        await asyncio.sleep(0.1)
+
+        late = await gateway.generate(1, PROMPT, GREEDY)  # a refusal is passed over, a broken stream is not
+
+        assert late.error == "unavailable"
+        await stopped
 
 
 async def test_draining_gives_up_when_its_time_is_over(gateway: HandGateway, worker: DecodeWorker) -> None:

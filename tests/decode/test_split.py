@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support import hand_prefill
 from support.hand_gateway import HandGateway, attached
-from support.hand_prefill import Spoiler, frozen_after, leased, registered
+from support.hand_prefill import Spoiler, frozen_after, leased, registered, served
 from support.workers import becomes_true, hosted, measure, measuring
 
 from gemline.cluster.records import WorkerRecord
@@ -177,6 +177,20 @@ async def test_a_gateway_that_goes_away_during_the_transfer_frees_both_ends(spli
             assert await becomes_true(lambda: spoiler.num_frames >= 3)
 
         assert await becomes_true(split.idle)
+
+
+async def test_a_prefill_worker_that_loses_its_lease_during_the_transfer_costs_seconds_not_the_answer(
+    split: Split, gateway: HandGateway, colocated: HandGateway, redis_url: str
+) -> None:
+    spoiler = Spoiler(split.prefill_record, 2, hand_prefill.hang)
+    async with served(spoiler) as address:
+        async with leased(address, split.prefill_record, redis_url):
+            answer = asyncio.create_task(same_answer(gateway, colocated, prompt(60), GREEDY))
+            assert await becomes_true(lambda: spoiler.acted)
+        assert await answer
+
+    assert prefills(split.decode, "fallback") == 1
+    assert await becomes_true(split.idle)
 
 
 async def test_a_prefill_worker_that_froze_costs_seconds_not_the_answer(

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from gemline.engine.blocks import num_blocks_for
 from gemline.engine.engine import Engine, EngineOptions, EngineRequest
 from gemline.engine.events import FinishReason
 from gemline.engine.params import SamplingParams
@@ -59,15 +60,15 @@ def test_a_pool_too_small_for_all_is_slower_not_wrong(greedy: MakeRequest) -> No
 
 
 def test_local_blocks_that_left_the_window_are_free_at_once(greedy: MakeRequest) -> None:
-    engine = toy_engine(replace(SMALL, max_batch_tokens=4))
+    engine = toy_engine(replace(SMALL, max_batch_tokens=1))
     engine.add(greedy(1, range(40), max_tokens=4))
-    for num_computed in range(4, 41, 4):
+    for num_computed in range(1, 41):
         engine.step()
         num_global = engine.num_blocks.num_global - engine.num_free_blocks.num_global
         num_local = engine.num_blocks.num_local - engine.num_free_blocks.num_local
-        assert num_global == num_computed // 4
-        # The next query, at num_computed, sees from num_computed - 5 on: this block and all or part of two before.
-        assert num_local == min(num_global, 2)
+        assert num_global == num_blocks_for(num_computed, 4)
+        # The next query, at num_computed, sees from num_computed - 5 on.
+        assert num_local == num_global - max(0, num_computed - 5) // 4
 
 
 def test_a_stop_token_ends_the_answer_and_is_its_last(greedy: MakeRequest) -> None:
@@ -95,6 +96,18 @@ def test_a_draw_is_keyed_by_the_position_of_the_token_it_draws(drain: Drain) -> 
         logits_BV = torch.tensor([[((v - toy_next(token_ids)) % 97) * -0.5 for v in range(97)]])
         assert sample(logits_BV, [SampleRow(params, len(token_ids))]) == [Sampled(token_id, None)]
         token_ids.append(token_id)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "expected"), [("repetition_penalty", 60), ("presence_penalty", 50), ("frequency_penalty", 50)]
+)
+def test_repetition_is_over_the_prompt_too_the_other_penalties_over_the_answer(
+    penalty: str, expected: int, drain: Drain
+) -> None:
+    values = {"max_tokens": 1, "temperature": 0.0, "logit_bias": {50: 1000.0, 60: 500.0}, penalty: 1000.0}
+    engine = toy_engine()
+    engine.add(EngineRequest(1, (50, 3), 2, SamplingParams(**values)))  # type: ignore[arg-type]
+    assert drain(engine) == {1: [expected]}
 
 
 def test_an_answer_begun_elsewhere_goes_on_as_if_it_had_begun_here(drain: Drain) -> None:
@@ -135,15 +148,20 @@ def test_a_sequence_without_numbers_fails_alone(greedy: MakeRequest) -> None:
     assert engine.num_running == 1
 
 
-def test_a_batch_that_breaks_fails_its_sequences_and_the_engine_goes_on(greedy: MakeRequest, drain: Drain) -> None:
-    engine = toy_engine(replace(SMALL, max_running=2), ToyModel(broken_token_id=50))
+def test_a_sequence_that_breaks_its_batch_fails_alone(greedy: MakeRequest, drain: Drain) -> None:
+    engine = toy_engine(model=ToyModel(broken_token_id=50))
     engine.add(greedy(1, [1, 2]))
     engine.add(greedy(2, [1, 50]))
-    engine.add(greedy(3, [7]))
-    failures = engine.step().failures
-    assert {event.seq_id for event in failures} == {1, 2}
-    assert "toy" not in failures[0].message
-    assert drain(engine) == {3: toy_answer([7], 8)}
+    engine.add(greedy(3, [7, 8], hold=True))
+    result = engine.step()
+    assert [(event.seq_id, event.code) for event in result.failures] == [(2, "internal_error")]
+    assert "toy" not in result.failures[0].message
+    assert [(event.seq_id, event.token_id) for event in result.tokens] == [
+        (1, toy_next([1, 2])),
+        (3, toy_next([7, 8])),
+    ]
+    assert drain(engine) == {1: toy_answer([1, 2], 8)[1:]}
+    engine.cancel(3)
     assert engine.num_free_blocks == engine.num_blocks
 
 

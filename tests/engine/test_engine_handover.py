@@ -40,7 +40,7 @@ def test_a_prompt_prefilled_elsewhere_is_decoded_as_if_it_had_been_here(
     num_prompt: int, greedy: MakeRequest, drain: Drain
 ) -> None:
     source, target = toy_engine(SMALL), toy_engine(replace(SMALL, block_size=3, num_kv_blocks=30))
-    prompt = list(range(num_prompt))
+    prompt = list(range(40, 40 + num_prompt))  # no token is its position, or keys would equal values
     target.add(greedy(7, [90], max_tokens=5))
     target.step()
     source.add(greedy(1, prompt, max_tokens=10, hold=True))
@@ -57,10 +57,21 @@ def test_a_prompt_prefilled_elsewhere_is_decoded_as_if_it_had_been_here(
 
 def test_an_import_takes_only_the_window_of_local_blocks(greedy: MakeRequest) -> None:
     engine = toy_engine(SMALL)
-    assert engine.reserve(greedy(1, range(40)))
-    assert engine.kv_ranges(40) == ((35, 40), (0, 40))
+    assert engine.reserve(greedy(1, range(41)))
+    assert engine.kv_ranges(41) == ((36, 41), (0, 41))
     used = [total - free for total, free in zip(engine.num_blocks, engine.num_free_blocks, strict=True)]
-    assert used == [10, 2]
+    assert used == [11, 2]
+
+
+def test_an_imported_sequence_runs_at_its_age(greedy: MakeRequest) -> None:
+    engine = toy_engine(SMALL)
+    assert engine.reserve(greedy(1, range(6)))
+    engine.add(greedy(2, range(6)))
+    engine.step()
+    for layer, (start, stop) in enumerate(engine.kv_ranges(6)):
+        engine.import_kv(1, layer, start, stop, bytes(16 * (stop - start)))
+    engine.finish_import(1, 3)
+    assert [event.seq_id for event in engine.step().tokens] == [1, 2]
 
 
 def test_an_import_may_end_with_its_first_token(greedy: MakeRequest) -> None:
@@ -68,6 +79,18 @@ def test_an_import_may_end_with_its_first_token(greedy: MakeRequest) -> None:
     assert engine.reserve(greedy(1, range(6), max_tokens=1))
     assert engine.finish_import(1, 3).finish is FinishReason.LENGTH
     assert engine.num_free_blocks == engine.num_blocks
+
+
+@pytest.mark.parametrize("token_id", [-1, 97])
+def test_a_first_token_that_the_vocabulary_does_not_have_is_refused_before_it_meets_a_batch(
+    token_id: int, greedy: MakeRequest, drain: Drain
+) -> None:
+    engine = toy_engine()
+    assert engine.reserve(greedy(1, range(6)))
+    with pytest.raises(InternalError, match=f"{token_id} is not in the vocabulary of 97"):
+        engine.finish_import(1, token_id)
+    engine.abandon_import(1)
+    assert drain(engine) == {1: toy_answer(range(6), 8)}
 
 
 def test_an_abandoned_import_is_prefilled_here_before_younger_requests(greedy: MakeRequest, drain: Drain) -> None:

@@ -1,5 +1,6 @@
 """The engine over a real, tiny Gemma 2: whatever the batch, the chunks, the blocks and the path, the same tokens."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from gemline.engine.checkpoint import load_weights
 from gemline.engine.config import Gemma2Config
@@ -14,6 +16,7 @@ from gemline.engine.engine import Engine, EngineOptions, EngineRequest
 from gemline.engine.events import TokenEvent
 from gemline.engine.model import Gemma2Model
 from gemline.engine.params import SamplingParams
+from gemline.errors import CheckpointError
 
 Drain = Callable[[Engine], dict[int, list[int]]]
 NewEngine = Callable[..., Engine]
@@ -165,4 +168,19 @@ def test_a_checkpoint_is_loaded_with_its_revision(tiny_checkpoint: Path) -> None
     engine = Engine.load(tiny_checkpoint, EngineOptions(max_running=2))
     assert len(engine.revision) == 64
     assert engine.config.sliding_window == 16
-    assert engine.num_blocks == (2 * 256 // 16, 2 * 256 // 16)
+    assert engine.num_blocks == engine.num_free_blocks == (2 * 256 // 16, 2 * 256 // 16)
+    assert not engine.has_work
+
+
+def test_weights_that_give_no_numbers_are_refused_at_load(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    config = Gemma2Config.load(tiny_checkpoint)
+    weights = load_weights(tiny_checkpoint, config)
+    weights["model.layers.1.mlp.down_proj.weight"] = torch.full(
+        (config.hidden_size, config.intermediate_size), torch.nan
+    )
+    shutil.copy(tiny_checkpoint / "config.json", tmp_path)
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=f"{tmp_path}: these weights give no first token: logits that are not fin"
+    ):
+        Engine.load(tmp_path, OPTIONS)

@@ -194,6 +194,16 @@ def test_bfloat16_stays_near_float32(tmp_path: Path) -> None:
     assert (actual - exact).norm() / exact.norm() < 0.1
 
 
+def test_in_bfloat16_embeddings_are_scaled_as_theirs_are_to_the_bit(tmp_path: Path) -> None:
+    """With norms that multiply by 0 no layer adds anything; sqrt(24) is 4.899, in bfloat16 4.90625."""
+    theirs, ours = make_pair(tmp_path, {"final_logit_softcapping": None})
+    silent = {name: torch.full_like(w, -1.0) if "post_" in name else w for name, w in theirs.state_dict().items()}
+    theirs.load_state_dict(silent)
+    rounded = Gemma2Model(ours.config, silent, torch.bfloat16)
+    expected = theirs.to(torch.bfloat16)(torch.tensor([prompt()])).logits[0]
+    assert in_chunks(rounded, prompt(), [PROMPT_LEN]).equal(expected.float())
+
+
 def test_transformers_loads_the_demo_checkpoint_and_computes_the_same(tmp_path: Path) -> None:
     make_checkpoint(tmp_path, TINY)
     config = Gemma2Config.load(tmp_path)

@@ -116,6 +116,7 @@ def test_min_p_is_a_share_of_the_likeliest() -> None:
     logits = [math.log(8), math.log(4), math.log(1)]
     assert drawn(logits, replace(WARM, min_p=0.45)) == {0, 1}
     assert drawn(logits, replace(WARM, min_p=0.6)) == {0}
+    assert drawn([0.0, 2.0, 2.0], replace(WARM, min_p=1.0)) == {1, 2}
 
 
 def test_top_p_is_a_share_of_what_top_k_leaves() -> None:

@@ -8,6 +8,9 @@ import pytest
 from support.eventually import eventually
 from support.in_process import MODEL, TENANT, InProcess, host
 
+from gemline.cluster.connection import connect
+from gemline.cluster.keys import ApiKeys
+from gemline.cluster.workers import WorkersView
 from gemline.decode.worker import DecodeOptions, DecodeWorker
 from gemline.engine.options import EngineOptions
 from gemline.errors import (
@@ -21,6 +24,8 @@ from gemline.errors import (
 from gemline.gateway.answer import Answer
 from gemline.gateway.core import Gateway, new_request_id
 from gemline.gateway.requests import GenerationRequest, Message, Piece, Prompt, SamplingOptions
+from gemline.gateway.settings import GatewaySettings
+from gemline.telemetry import off
 
 HELLO = Prompt(text="Hello there")
 CHAT = Prompt(messages=(Message("user", "Hello there"),))
@@ -141,6 +146,15 @@ async def test_closing_an_answer_releases_whoever_waits_for_its_next_piece(platf
 async def test_a_missing_or_wrong_key_is_refused(platform: InProcess, key: str | None, message: str) -> None:
     with pytest.raises(Unauthenticated, match=message):
         await platform.gateway.authenticate(key)
+
+
+async def test_while_redis_is_away_a_new_key_is_told_so_and_nothing_of_the_inside() -> None:
+    redis = connect("redis://127.0.0.1:1")
+    gateway = Gateway(GatewaySettings(), WorkersView(redis), ApiKeys(redis, None), off())
+    with pytest.raises(Unavailable, match="API keys cannot be checked now") as caught:
+        await gateway.authenticate("gk_00000000_new")
+    assert "127.0.0.1" not in caught.value.message
+    await redis.aclose()
 
 
 async def test_a_right_key_names_its_tenant(platform: InProcess) -> None:

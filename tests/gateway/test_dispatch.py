@@ -7,7 +7,8 @@ import pytest
 from support.eventually import eventually
 from support.hand_worker import CARD, HandWorker, MakeWorker, tokens
 
-from gemline.errors import InvalidRequest, Overloaded, Unavailable, WorkerLost
+from gemline.cluster.records import State
+from gemline.errors import InvalidRequest, Overloaded, WorkerLost
 from gemline.gateway.dispatch import Dispatch
 from gemline.gateway.links import Links
 from gemline.internal.v1 import decode_pb2
@@ -77,9 +78,36 @@ async def test_a_request_that_has_begun_stays_where_it_is(links: Links, two: Two
     worker.step(tokens(submit.handle, [8]))
     await dispatch.take()
     worker.step(refusal(submit, "unavailable"))
-    with pytest.raises(Unavailable):
+    with pytest.raises(WorkerLost):
         await dispatch.take()
     assert all(worker.submits.empty() for worker in two)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_request_that_comes_too_late_for_a_draining_worker_goes_to_the_next_unless_it_has_begun(
+    links: Links, two: Two, begun: bool
+) -> None:
+    dispatch = await start(links, *two)
+    taking = asyncio.create_task(dispatch.take())
+    first = await has(*two)
+    second = two[1 - two.index(first)]
+    if begun:
+        first.step(tokens(first.submits.get_nowait().handle, [7]))
+        assert (await taking).token_ids == [7]
+        taking = asyncio.create_task(dispatch.take())
+    states = [State.DRAINING if worker is first else State.READY for worker in two]
+    links.follow(
+        [worker.record(f"decode-{i}", state=state) for i, (worker, state) in enumerate(zip(two, states, strict=True))]
+    )
+    first.close_streams()
+    if begun:
+        with pytest.raises(WorkerLost, match="has left"):
+            await taking
+        assert second.submits.empty()
+    else:
+        submit = await asyncio.wait_for(second.submits.get(), 1)
+        second.step(tokens(submit.handle, [8]))
+        assert (await taking).token_ids == [8]
 
 
 async def test_a_request_whose_worker_died_is_not_given_to_the_next(links: Links, two: Two) -> None:

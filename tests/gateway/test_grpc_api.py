@@ -168,6 +168,12 @@ async def test_health_is_open_and_reflection_wants_a_key(channel: grpc.aio.Chann
         ),
         (pb.ChatRequest(model=MODEL), grpc.StatusCode.INVALID_ARGUMENT, "messages", "messages is empty"),
         (
+            pb.ChatRequest(model=MODEL, messages=hello() * 5000),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "messages",
+            "messages has 5000 entries; at most 4096 are taken",
+        ),
+        (
             pb.ChatRequest(model=MODEL, messages=[pb.Message(content="who?")]),
             grpc.StatusCode.INVALID_ARGUMENT,
             "messages",

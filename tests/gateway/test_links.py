@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import grpc
 import pytest
 from support.eventually import eventually
 from support.hand_worker import CARD, MakeWorker, tokens
@@ -176,6 +177,26 @@ async def test_a_stream_that_broke_is_opened_again(links: Links, make_worker: Ma
     assert len(worker.hellos) == 2
     worker.step(tokens((await worker.submits.get()).handle, [8], STOP))
     assert (await inbox.take()).token_ids == [8]
+
+
+async def test_a_stream_whose_channel_was_closed_under_it_is_opened_again(make_worker: MakeWorker) -> None:
+    opened: list[grpc.aio.Channel] = []
+
+    def open_and_keep(address: str) -> grpc.aio.Channel:
+        opened.append(open_channel(address))
+        return opened[-1]
+
+    worker = await make_worker()
+    links = Links("gateway-test", open_and_keep, connect_timeout_s=1.0)
+    links.follow([worker.record()])
+    try:
+        inbox = (await links.submit(CARD, a_submit("req_1"))).inbox
+        await opened[0].close()
+        with pytest.raises(WorkerLost):
+            await asyncio.wait_for(inbox.take(), 1)
+        assert await links.submit(CARD, a_submit("req_2"))
+    finally:
+        await links.stop()
 
 
 async def test_a_worker_that_stays_away_from_the_snapshot_loses_its_requests(

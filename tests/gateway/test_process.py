@@ -74,6 +74,25 @@ async def test_without_workers_it_listens_and_says_that_it_is_not_ready(redis_ur
         await process.stop()
 
 
+async def test_a_ready_file_that_cannot_be_written_does_not_end_the_watch_over_readiness(
+    platform: InProcess, tmp_path: Path
+) -> None:
+    process = GatewayProcess(replace(platform.settings, ready_file=tmp_path / "nowhere" / "ready.json"), off())
+    addresses = await process.start()
+    try:
+        async with grpc.aio.insecure_channel(addresses.grpc) as channel:
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            watch = aiter(health.Watch(health_pb2.HealthCheckRequest()))
+            seen = {(await anext(watch)).status}
+            while health_pb2.HealthCheckResponse.SERVING not in seen:
+                seen.add((await anext(watch)).status)
+            await platform.tokenization.stop()
+            async with asyncio.timeout(10):
+                assert (await anext(watch)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    finally:
+        await process.stop()
+
+
 @pytest.mark.parametrize("port", ["http_port", "grpc_port"])
 async def test_a_port_that_is_taken_is_named(redis_url: str, port: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -109,7 +109,7 @@ def test_the_ends_of_every_range_are_in_it(options: dict[str, Any]) -> None:
 )
 def test_what_is_out_of_range_is_refused_with_field_value_and_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        resolve_sampling(SamplingOptions(**options), CARD, PROMPT)
+        check_sampling(SamplingOptions(**options), CARD)
     assert message in caught.value.message
     assert caught.value.param == next(iter(options))
 
@@ -152,9 +152,10 @@ def test_token_ids_are_those_of_the_vocabulary() -> None:
     ),
 )
 def test_whatever_is_accepted_is_finite_and_whatever_is_not_is_named(value: float, name: str) -> None:
+    options = replace(SamplingOptions(), **{name: value})  # type: ignore[arg-type]
     try:
-        params = resolve_sampling(replace(SamplingOptions(), **{name: value}), CARD, PROMPT)  # type: ignore[arg-type]
+        check_sampling(options, CARD)
     except InvalidRequest as error:
         assert error.param == name
     else:
-        assert math.isfinite(getattr(params, name))
+        assert math.isfinite(getattr(resolve_sampling(options, CARD, PROMPT), name))

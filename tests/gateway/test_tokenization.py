@@ -19,6 +19,7 @@ from gemline.gateway.requests import Message, Prompt
 from gemline.gateway.tokenization import TokenizationWorkers
 from gemline.gateway.tokenizers import Tokenizers
 from gemline.host import WorkerHost
+from gemline.internal.v1 import tokenization_pb2
 from gemline.rpc.options import open_channel
 from gemline.tokenization.worker import TokenizationOptions, TokenizationWorker
 
@@ -154,6 +155,39 @@ async def test_a_tokenizer_that_could_not_be_fetched_is_tried_again(stage: Stage
         await stage.tokenizers.get(card)
     await stage.add()
     assert (await stage.tokenizers.get(card)).sha256 == card.tokenizer_sha256
+
+
+async def test_a_tokenizer_that_is_needed_is_tried_again_though_nobody_asks(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gemline.gateway.tokenizers.RETRY_S", 0.05)
+    record = await stage.add()
+    stale = replace(record, epoch=record.epoch + 7)  # refused, as a worker is that has just come back
+    with monkeypatch.context() as frozen:
+        frozen.setattr(stage.view, "workers", Frozen((stale,)).workers)
+        stage.tokenizers.follow([record.model])
+        with pytest.raises(Unavailable):
+            await stage.tokenizers.get(record.model)
+    await eventually(lambda: stage.tokenizers.has(record.model))
+
+
+async def test_a_worker_that_leaves_during_a_call_costs_nobody_an_error(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gemline.gateway.tokenization.CLOSE_GRACE_S", 0.0)
+    first, _ = await stage.add(), await stage.add()
+    asked: list[str] = []
+
+    async def leave_at_first(stub: Any, record: WorkerRecord) -> str:
+        asked.append(record.worker_id)
+        if len(asked) == 1:
+            others = tuple(other for other in stage.records if other.worker_id != record.worker_id)
+            monkeypatch.setattr(stage.view, "workers", Frozen(others).workers)
+            stage.workers.follow()
+            await stub.Encode(tokenization_pb2.EncodeRequest(epoch=record.epoch, text="x" * 2**20), timeout=5)
+        return record.worker_id
+
+    assert await stage.workers.call(first.model, leave_at_first) == asked[1] != asked[0]
 
 
 async def test_a_tokenizer_that_no_model_needs_is_forgotten(stage: Stage) -> None:

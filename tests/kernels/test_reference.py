@@ -47,6 +47,14 @@ def test_rope_keeps_the_dtype() -> None:
     assert reference.rope(torch.ones(3, 1, 4, dtype=torch.bfloat16), angles).dtype == torch.bfloat16
 
 
+def test_angles_are_computed_in_float32_and_only_then_rounded() -> None:
+    """In bfloat16 8191 would be 8192, one radian further."""
+    cos_TK, sin_TK = reference.rope_angles(torch.tensor([77, 8191]), 4, 10000.0, torch.bfloat16)
+    exact_TK = torch.tensor([[p, p / 100] * 2 for p in (77, 8191)], dtype=torch.float64)
+    assert_close(cos_TK.double(), exact_TK.cos(), rtol=0, atol=5e-3)
+    assert_close(sin_TK.double(), exact_TK.sin(), rtol=0, atol=5e-3)
+
+
 def test_products_of_turned_vectors_depend_on_the_distance_alone() -> None:
     torch.manual_seed(0)
     query_K, key_K = torch.randn(2, 16)

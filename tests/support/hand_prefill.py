@@ -87,6 +87,13 @@ async def hang(frame: bytes, write: Write, context: Any) -> None:
 @asynccontextmanager
 async def registered(spoiler: Spoiler, redis_url: str) -> AsyncIterator[WorkerRecord]:
     """The spoiler serving, and in Redis under a name that comes before the real worker's."""
+    async with served(spoiler) as address, leased(address, spoiler.behind, redis_url) as record:
+        yield record
+
+
+@asynccontextmanager
+async def served(spoiler: Spoiler) -> AsyncIterator[str]:
+    """The spoiler's address."""
 
     async def prefill(request: PrefillRequest, context: Any) -> None:
         try:
@@ -104,8 +111,7 @@ async def registered(spoiler: Spoiler, redis_url: str) -> AsyncIterator[WorkerRe
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        async with leased(f"127.0.0.1:{port}", spoiler.behind, redis_url) as record:
-            yield record
+        yield f"127.0.0.1:{port}"
     finally:
         await server.stop(None)
 

@@ -1,4 +1,4 @@
-"""Which processes come from a process, and whether they have gone. Reads /proc."""
+"""Which processes come from a process, where they listen, and whether they have gone. Reads /proc."""
 
 import time
 from collections.abc import Iterable
@@ -37,3 +37,15 @@ def gone(pids: Iterable[int], *, within_s: float) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+_LOOPBACK = ("0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F")
+_LISTENS = "0A"
+
+
+def listens_beyond_this_machine(pid: int) -> bool:
+    """Whether it has a TCP port that other machines can reach."""
+    rows = [row.split() for name in ("tcp", "tcp6") for row in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()]
+    inodes = {row[9] for row in rows if row[3] == _LISTENS and not row[1].startswith(_LOOPBACK)}
+    sockets = {f"socket:[{inode}]" for inode in inodes}
+    return any(str(link.readlink()) in sockets for link in Path(f"/proc/{pid}/fd").iterdir())

@@ -71,13 +71,12 @@ def test_control_tokens_and_ids_without_a_token_show_nothing() -> None:
     assert IncrementalDecoder(_TOKENIZER).push([2, 106, 107, 1, 0, VOCAB_SIZE, 10**9]) == ""
 
 
-def test_a_token_costs_less_than_ten_microseconds() -> None:
-    ids = [token_id % VOCAB_SIZE for token_id in range(0, 7 * 5_000, 7)]
-    costs = []
-    for _ in range(5):
-        decoder = IncrementalDecoder(_TOKENIZER)
-        started = time.process_time()
-        for token_id in ids:
-            decoder.push((token_id,))
-        costs.append((time.process_time() - started) / len(ids))
-    assert min(costs) < 10e-6
+def test_a_token_costs_the_same_however_long_the_answer_is() -> None:
+    decoder = IncrementalDecoder(_TOKENIZER)
+    costs_s = []
+    for _ in range(20):
+        started_s = time.process_time()
+        for token_id in range(0, 7 * 2_000, 7):
+            decoder.push((token_id % VOCAB_SIZE,))
+        costs_s.append(time.process_time() - started_s)
+    assert min(costs_s[10:]) < 3 * min(costs_s[:10])

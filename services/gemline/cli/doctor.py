@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gemline.cache import cache_dir
 from gemline.cli.options import find_stack
-from gemline.cli.ready import cache_dir
 
 if TYPE_CHECKING:
     from gemline.cli.checks.check import Check

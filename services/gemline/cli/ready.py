@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gemline.cache import cache_dir
 from gemline.errors import ConfigurationError
 
 
@@ -35,11 +36,6 @@ def default_ready_file() -> Path:
     if path := os.environ.get("GEMLINE_READY_FILE"):
         return Path(path)
     return cache_dir() / "ready.json"
-
-
-def cache_dir() -> Path:
-    """Where gemline keeps what it can make again."""
-    return Path(os.environ.get("GEMLINE_CACHE") or Path.home() / ".cache" / "gemline")
 
 
 def read_ready(path: Path) -> ReadyStack:

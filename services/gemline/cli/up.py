@@ -88,9 +88,7 @@ async def _run(settings: "StackSettings", first_prompt: str) -> None:
     print("gemline is starting", flush=True)
     start = asyncio.create_task(stack.start())
     await _first(start, stopped)
-    if not start.done():
-        start.cancel()
-        await asyncio.gather(start, return_exceptions=True)
+    if start.cancelled():
         return
     ready = start.result()
     try:
@@ -127,12 +125,14 @@ def _stop_event() -> asyncio.Event:
 
 
 async def _first(task: "asyncio.Task[object]", stopped: asyncio.Event) -> None:
-    """Wait for the task or for the stop signal. A failure of the task is raised."""
+    """Wait for the task or for the stop signal, which cancels it. A failure of the task is raised."""
     waiting = asyncio.create_task(stopped.wait())
     await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     if task.done():
         task.result()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _print_addresses(ready: "Ready", took_s: float) -> None:

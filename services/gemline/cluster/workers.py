@@ -125,7 +125,7 @@ class WorkerLease:
                 outcome = int(await self._renew(keys=scripts.KEYS, args=args))
         except Unavailable:
             # Redis is away, this process is awake: running streams go on, as everybody keeps the last view of us.
-            if sent_at < self._valid_until:
+            if self.valid:
                 self._valid_until = time.monotonic() + self._ttl_s
             raise
         if outcome == 1:

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
@@ -18,8 +17,17 @@ from gemline.rpc.status import from_rpc_error
 METHOD = "/gemline.internal.v1.Prefill/Prefill"
 
 
+class _Peer:
+    """One life of one prefill worker, as seen from here."""
+
+    def __init__(self, address: str) -> None:
+        self.channel = open_channel(address)
+        self.calls: set[asyncio.Timeout] = set()  # those in flight, by what ends them
+        self.rests_until_s = float("-inf")  # monotonic
+
+
 class PrefillClient:
-    """`workers` gives the prefill workers of our model as they are now.
+    """`workers` gives the prefill workers of our model as they are now; `follow` hears when they have changed.
 
     A worker that failed is left alone for `rest_s`: until its lease is over it would be picked again and again.
     """
@@ -36,59 +44,65 @@ class PrefillClient:
         self._revision = revision
         self._connect_timeout_s = connect_timeout_s
         self._rest_s = rest_s
-        self._channels: dict[str, grpc.aio.Channel] = {}  # by address
-        self._num_calls: Counter[str] = Counter()  # in flight, by worker_id
-        self._resting_until: dict[tuple[str, int], float] = {}  # monotonic, by worker_id and epoch
+        self._peers: dict[tuple[str, int], _Peer] = {}  # by worker_id and epoch
 
     def pick(self) -> WorkerRecord | None:
         """The least loaded ready worker with our weights; None when there is none."""
-        now = time.monotonic()
+        now_s = time.monotonic()
         fit = [
             worker
             for worker in self._workers()
             if worker.state is State.READY
             and worker.model.revision == self._revision
-            and self._resting_until.get((worker.worker_id, worker.epoch), now) <= now
+            and ((peer := self._peers.get(_life(worker))) is None or peer.rests_until_s <= now_s)
         ]
         return min(fit, key=self._load, default=None)
+
+    def follow(self) -> None:
+        """Ends the calls to lives that are over: such a worker sends nothing more, even if its connection stands."""
+        for peer in self._gone():
+            calls, peer.calls = peer.calls, set()
+            for call in calls:
+                call.reschedule(asyncio.get_running_loop().time())
 
     @asynccontextmanager
     async def call(
         self, worker: WorkerRecord, request: PrefillRequest, traceparent: str
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The frames of one prefill. Leaving the block ends the call; a failed call raises a GemlineError."""
-        self._num_calls[worker.worker_id] += 1
-        call = None
+        peer = self._peers.get(_life(worker)) or self._peers.setdefault(_life(worker), _Peer(worker.address))
         try:
-            channel = await self._connected(worker)
-            method: grpc.aio.UnaryStreamMultiCallable[PrefillRequest, bytes] = channel.unary_stream(
-                METHOD, request_serializer=PrefillRequest.SerializeToString, response_deserializer=None
-            )
-            call = method(request, metadata=(("traceparent", traceparent),) if traceparent else None)
-            yield call.__aiter__()
+            async with asyncio.timeout(None) as ending:
+                peer.calls.add(ending)
+                await self._connect(worker, peer.channel)
+                method: grpc.aio.UnaryStreamMultiCallable[PrefillRequest, bytes] = peer.channel.unary_stream(
+                    METHOD, request_serializer=PrefillRequest.SerializeToString, response_deserializer=None
+                )
+                call = method(request, metadata=(("traceparent", traceparent),) if traceparent else None)
+                try:
+                    yield call.__aiter__()
+                finally:
+                    call.cancel()
+        except TimeoutError:
+            raise Unavailable(f"prefill worker {worker.worker_id} has lost its lease") from None
         except grpc.aio.AioRpcError as error:
-            self._rest(worker)
+            self._rest(peer)
             raise from_rpc_error(error, peer=f"prefill worker {worker.worker_id}") from None
         except GemlineError:
-            self._rest(worker)
+            self._rest(peer)
             raise
         finally:
-            self._num_calls[worker.worker_id] -= 1
-            if call is not None:
-                call.cancel()
+            peer.calls.discard(ending)
+            await self._forget_the_gone()
 
     async def close(self) -> None:
         """Ends every call and connection."""
-        for channel in self._channels.values():
-            await channel.close()
-        self._channels.clear()
+        peers, self._peers = self._peers, {}
+        for peer in peers.values():
+            await peer.channel.close()
 
-    async def _connected(self, worker: WorkerRecord) -> grpc.aio.Channel:
+    async def _connect(self, worker: WorkerRecord, channel: grpc.aio.Channel) -> None:
         """Without the wait a worker behind a broken network would hold a request until TCP gives up."""
-        await self._forget_all_but({known.address for known in self._workers()} | {worker.address})
-        channel = self._channels.get(worker.address)
-        if channel is None:
-            channel = self._channels[worker.address] = open_channel(worker.address)
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 connected = await _connects(channel)
@@ -96,19 +110,28 @@ class PrefillClient:
             connected = False
         if not connected:
             raise Unavailable(f"prefill worker {worker.worker_id} cannot be reached")
-        return channel
 
-    async def _forget_all_but(self, addresses: set[str]) -> None:
-        for address in self._channels.keys() - addresses:
-            await self._channels.pop(address).close()
+    async def _forget_the_gone(self) -> None:
+        """Not a channel with a call on it: gRPC would cancel our task, which nobody has asked for."""
+        idle = [peer for peer in self._gone() if not peer.calls]
+        self._peers = {life: peer for life, peer in self._peers.items() if peer not in idle}
+        for peer in idle:
+            await peer.channel.close()
+
+    def _gone(self) -> list[_Peer]:
+        present = {_life(worker) for worker in self._workers()}
+        return [peer for life, peer in self._peers.items() if life not in present]
 
     def _load(self, worker: WorkerRecord) -> tuple[int, str]:
-        return worker.num_running + worker.num_waiting + self._num_calls[worker.worker_id], worker.worker_id
+        peer = self._peers.get(_life(worker))
+        return worker.num_running + worker.num_waiting + (len(peer.calls) if peer else 0), worker.worker_id
 
-    def _rest(self, worker: WorkerRecord) -> None:
-        now = time.monotonic()
-        self._resting_until = {key: until for key, until in self._resting_until.items() if until > now}
-        self._resting_until[worker.worker_id, worker.epoch] = now + self._rest_s
+    def _rest(self, peer: _Peer) -> None:
+        peer.rests_until_s = time.monotonic() + self._rest_s
+
+
+def _life(worker: WorkerRecord) -> tuple[str, int]:
+    return worker.worker_id, worker.epoch
 
 
 async def _connects(channel: grpc.aio.Channel) -> bool:

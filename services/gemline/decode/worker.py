@@ -60,6 +60,7 @@ class DecodeWorker:
         self._client = PrefillClient(
             lambda: context.view.workers(Role.PREFILL, self._card.model_id), self._card.revision
         )
+        context.view.on_change(self._client.follow)
         remote = RemotePrefill(self._host, self._client, context.telemetry, self._emit)
         dispatcher = Dispatcher(
             self._host,

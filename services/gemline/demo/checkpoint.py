@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from gemline.cache import cache_dir
 from gemline.demo.bigrams import Followers, followers_of
 from gemline.demo.noise import to_bfloat16
 from gemline.demo.shape import DEMO, TINY, DemoShape
@@ -38,9 +38,9 @@ def make_checkpoint(target: Path, shape: DemoShape = DEMO, seed: int = 0) -> Non
 def cached_demo(shape: DemoShape = DEMO) -> Path:
     """The checkpoint of that shape in the user's cache, made once; concurrent callers get one and the same.
 
-    The cache is $GEMLINE_CACHE, or ~/.cache/gemline. Raises ConfigurationError when it cannot be written.
+    Raises ConfigurationError when it cannot be written.
     """
-    cache = Path(os.environ.get("GEMLINE_CACHE") or Path.home() / ".cache" / "gemline")
+    cache = cache_dir()
     target = cache / f"{shape.name}-{_recipe(shape)[:16]}"
     if target.exists():
         return target

@@ -17,13 +17,14 @@ from gemline.engine.kv_cache import KvCache, block_bytes
 from gemline.engine.memory import free_memory_bytes, max_local_blocks, size_pools
 from gemline.engine.model import Gemma2Model
 from gemline.engine.options import EngineOptions
+from gemline.engine.params import SamplingParams
 from gemline.engine.requests import EngineRequest, check_request
 from gemline.engine.roster import Roster, UnknownSequence
 from gemline.engine.runner import Model, Runner
 from gemline.engine.sampling import Sampled
-from gemline.engine.scheduler import Budget, Plan, has_room, schedule
+from gemline.engine.scheduler import Budget, Chunk, Plan, has_room, schedule
 from gemline.engine.sequence import Sequence, Status
-from gemline.errors import InternalError, Overloaded
+from gemline.errors import CheckpointError, InternalError, Overloaded
 
 __all__ = ["Engine", "EngineOptions", "EngineRequest", "UnknownSequence"]
 
@@ -59,10 +60,15 @@ class Engine:
 
     @classmethod
     def load(cls, model_dir: Path, options: EngineOptions) -> Self:
-        """The engine of a checkpoint. Raises CheckpointError or ConfigurationError."""
+        """The engine of a checkpoint; it has computed a token. Raises CheckpointError or ConfigurationError."""
         config = Gemma2Config.load(model_dir)
         model = Gemma2Model(config, load_weights(model_dir, config), _torch_dtype(options))
-        return cls(model, config, options, revision(model_dir))
+        engine = cls(model, config, options, revision(model_dir))
+        if not engine._computes():
+            raise CheckpointError(
+                f"{model_dir}: these weights give no first token: logits that are not finite, or an error in the log"
+            )
+        return engine
 
     @property
     def num_free_blocks(self) -> BlockCounts:
@@ -88,7 +94,7 @@ class Engine:
         """Moves every sequence that the budget and the blocks allow, and says what came of it."""
         start_s = time.perf_counter()
         plan = self._plan()
-        outcome = self._run(plan)
+        outcome = self._run(plan.chunks)
         events = self._commit(plan, outcome)
         return StepResult(
             tokens=tuple(event for event in events if isinstance(event, TokenEvent)),
@@ -152,9 +158,11 @@ class Engine:
     def finish_import(self, seq_id: int, token_id: int, logprobs: Logprobs | None = None) -> TokenEvent:
         """Everything has been imported and `token_id` was generated there: the sequence decodes on, or has ended.
 
-        Raises UnknownSequence when it is gone.
+        Raises UnknownSequence when it is gone, InternalError when there is no such token.
         """
         sequence = self._roster.find(seq_id, Status.IMPORTING)
+        if not 0 <= token_id < self.config.vocab_size:  # would break the batch it is computed in
+            raise InternalError(f"token id {token_id} is not in the vocabulary of {self.config.vocab_size}")
         self._roster.computed(sequence, sequence.num_tokens)
         self._roster.start(sequence)
         return self._give(sequence, Sampled(token_id, logprobs))
@@ -167,18 +175,26 @@ class Engine:
         """Ends every sequence, for when the engine cannot tell any more which of them is at fault."""
         return tuple(self._fail(sequence) for sequence in tuple(self._roster.by_id.values()))
 
+    def _computes(self) -> bool:
+        """Whether a token comes of it. Mapped weights are read into memory by this, not by the first request."""
+        params = SamplingParams(max_tokens=1, temperature=0.0)
+        self.add(EngineRequest(0, (self.config.bos_token_id,), 1, params))
+        return not self.step().failures
+
     def _plan(self) -> Plan:
         plan = schedule(self._roster.state(self.options.max_running), self._budget)
         self._roster.carry_out(plan)
         return plan
 
-    def _run(self, plan: Plan) -> dict[int, Sampled | None]:
-        """A token for each sequence that is due one; None for each that failed: all of a batch that broke."""
+    def _run(self, chunks: tuple[Chunk, ...]) -> dict[int, Sampled | None]:
+        """A token for each sequence that is due one; None for each that failed. A batch that breaks is taken apart."""
         try:
-            return self._runner.run(plan.chunks, self._roster.by_id)
+            return self._runner.run(chunks, self._roster.by_id)
         except Exception:
-            _log.exception("a batch of %d tokens failed", plan.num_tokens)
-            return {chunk.seq_id: None for chunk in plan.chunks}
+            _log.exception("a batch of %d sequences failed", len(chunks))
+        if len(chunks) == 1:
+            return {chunks[0].seq_id: None}
+        return {seq_id: token for chunk in chunks for seq_id, token in self._run((chunk,)).items()}
 
     def _commit(self, plan: Plan, outcome: dict[int, Sampled | None]) -> list[Event]:
         events: list[Event] = []

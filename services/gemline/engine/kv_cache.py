@@ -57,9 +57,5 @@ class KvCache:
             keys_NSGK.flatten(0, 1).index_select(0, slots_T), values_NSGK.flatten(0, 1).index_select(0, slots_T)
         )
 
-    def block_bytes(self, kind: LayerKind) -> int:
-        """Bytes that one block of that pool takes over all layers of its kind, keys and values."""
-        return block_bytes(self.config, kind, self.block_size, self.dtype)
-
     def _pool_shape(self, num_blocks: int) -> tuple[int, int, int, int]:
         return (num_blocks, self.block_size, self.config.num_key_value_heads, self.config.head_dim)

@@ -51,7 +51,7 @@ def max_local_blocks(options: EngineOptions, config: Gemma2Config) -> int:
 
 def free_memory_bytes() -> int:
     """What this process could still take, by the kernel and by the limits of its control groups."""
-    return max(0, min(_machine_bytes(), *_group_bytes()))
+    return max(0, min([_machine_bytes(), *_group_bytes()]))
 
 
 def _with_local(num_global: int, options: EngineOptions, config: Gemma2Config) -> BlockCounts:
@@ -91,7 +91,7 @@ def _group_bytes() -> list[int]:
                 left.append(int(text) - int(current.read_text()) + int(cached))
         except OSError:
             continue
-    return left or [_machine_bytes()]
+    return left
 
 
 def _groups() -> list[Path]:

@@ -1,8 +1,8 @@
 """What the next step computes: a pure function from the state and a budget to a plan. Knows no torch; moves nothing.
 
-Order of claims: sequences that decode, then those whose prefill has begun, then the queue; within each the oldest
-first. Whoever cannot get a block may send newer sequences back to the queue, never older ones, so the oldest
-sequence always goes on and every sequence ends.
+Order of claims: those that run, the oldest first, then the queue. A prefill leaves a token of the step for each newer
+sequence that decodes. Whoever cannot get a block sends newer sequences back to the queue, never older ones, so the
+oldest goes on in every step that has a token for it, and every sequence ends.
 """
 
 from dataclasses import dataclass
@@ -27,6 +27,11 @@ class SequenceView:
     num_computed: int
     num_blocks: int  # of the global pool that it has; both its tables reach as far
     num_local_held: int  # blocks of the local pool that it has
+
+    @property
+    def decodes(self) -> bool:
+        """Whether one token is all it lacks; otherwise it prefills."""
+        return self.num_tokens - self.num_computed == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +72,7 @@ class Plan:
 def schedule(state: SchedulerState, budget: Budget) -> Plan:
     """The plan of one step: within the budget, and of no more blocks than are free."""
     draft = _Draft(state, budget.max_batch_tokens)
-    decoding = [view for view in state.running if view.num_tokens - view.num_computed == 1]
-    prefilling = [view for view in state.running if view.num_tokens - view.num_computed > 1]
-    draft.go_on(decoding)
-    draft.go_on(prefilling)
+    draft.go_on()
     admitted = [] if draft.preempted else draft.admit(budget.max_running)
     return Plan(tuple(draft.preempted), tuple(admitted), tuple(draft.chunks.values()))
 
@@ -94,14 +96,17 @@ class _Draft:
         self.chunks: dict[int, Chunk] = {}
         self.preempted: list[int] = []
 
-    def go_on(self, views: list[SequenceView]) -> None:
-        """Gives each as many tokens as it can use, the oldest first."""
-        for view in views:
-            if self._tokens_left and view.seq_id not in self.preempted:
-                self._go_on(view)
+    def go_on(self) -> None:
+        """Gives each that runs as many tokens as it can use, the oldest first."""
+        num_decoding = sum(view.decodes for view in self._running)  # whose turn is still to come
+        for view in self._running:  # which loses those that are sent back, at its end
+            num_decoding -= view.decodes
+            self._go_on(view, self._tokens_left if view.decodes else self._tokens_left - num_decoding)
 
-    def _go_on(self, view: SequenceView) -> None:
-        while (stop := self._reach(view)) == view.num_computed:
+    def _go_on(self, view: SequenceView, num_tokens: int) -> None:
+        if num_tokens < 1:
+            return
+        while (stop := self._reach(view, num_tokens)) == view.num_computed:
             if not self._preempt_newest(view):
                 return  # it keeps its blocks and waits for someone to end
         self._take(view, stop)
@@ -116,14 +121,14 @@ class _Draft:
             spare = BlockCounts(spare.num_global - need.num_global, spare.num_local - need.num_local)
             if not self._tokens_left or min(spare) < 0:
                 break
-            self._take(view, self._reach(view))
+            self._take(view, self._reach(view, self._tokens_left))
             admitted.append(view.seq_id)
         return admitted
 
-    def _reach(self, view: SequenceView) -> int:
-        """Up to which position it could be computed, by its tokens, the tokens left and the free blocks."""
+    def _reach(self, view: SequenceView, num_tokens: int) -> int:
+        """Up to which position it could be computed: so many tokens further, with the blocks that are free."""
         held = (view.num_blocks + min(self._free)) * self._state.block_size
-        return max(view.num_computed, min(view.num_tokens, view.num_computed + self._tokens_left, held))
+        return max(view.num_computed, min(view.num_tokens, view.num_computed + num_tokens, held))
 
     def _take(self, view: SequenceView, stop: int) -> None:
         num_new = max(0, num_blocks_for(stop, self._state.block_size) - view.num_blocks)
@@ -132,19 +137,13 @@ class _Draft:
         self.chunks[view.seq_id] = Chunk(view.seq_id, view.num_computed, stop)
 
     def _preempt_newest(self, needy: SequenceView) -> bool:
-        """Sends back the newest sequence that is newer than `needy` and not in the plan; False when there is none."""
-        for index in range(len(self._running) - 1, -1, -1):
-            view = self._running[index]
-            if view is needy:
-                return False
-            if view.seq_id not in self.chunks:
-                del self._running[index]
-                self._free = BlockCounts(
-                    self._free.num_global + view.num_blocks, self._free.num_local + view.num_local_held
-                )
-                self.preempted.append(view.seq_id)
-                return True
-        return False
+        """Sends back the newest sequence; False when that is `needy` itself. Whoever is newer has no chunk yet."""
+        if self._running[-1] is needy:
+            return False
+        view = self._running.pop()
+        self._free = BlockCounts(self._free.num_global + view.num_blocks, self._free.num_local + view.num_local_held)
+        self.preempted.append(view.seq_id)
+        return True
 
     def _after(self, view: SequenceView) -> SequenceView:
         """The same sequence with the blocks that the plan gives it."""

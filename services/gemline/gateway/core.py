@@ -1,6 +1,7 @@
 """The gateway itself: who asks, for which model, on which workers. Knows neither HTTP nor gRPC."""
 
 import asyncio
+import logging
 import re
 import secrets
 
@@ -25,12 +26,20 @@ from gemline.rpc.convert import sampling_to_proto
 from gemline.rpc.options import open_channel
 from gemline.telemetry import Telemetry
 
+log = logging.getLogger(__name__)
+
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def new_request_id() -> str:
     """A name for one request: "req_" and 24 hex digits, never the client's own."""
     return f"req_{secrets.token_hex(12)}"
+
+
+def bearer_key(authorization: str) -> str | None:
+    """The key of `Bearer <key>`, as both fronts get it; None when there is none."""
+    scheme, _, key = authorization.partition(" ")
+    return (key.strip() or None) if scheme.lower() == "bearer" else None
 
 
 class Gateway:
@@ -75,10 +84,14 @@ class Gateway:
         return self._is_running and not self._is_draining and any(map(self._can_serve, self._catalog.cards()))
 
     async def authenticate(self, key: str | None) -> Tenant:
-        """Whose key this is; raises Unauthenticated."""
+        """Whose key this is; raises Unauthenticated, and Unavailable when that cannot be found out."""
         if not key:
             raise Unauthenticated("no API key: send the header `authorization: Bearer <key>`")
-        tenant_id = await self._keys.tenant_of(key)
+        try:
+            tenant_id = await self._keys.tenant_of(key)
+        except Unavailable as error:  # it names our Redis, and whoever asks has shown no key yet
+            log.warning("an API key cannot be checked: %s", error)
+            raise Unavailable("API keys cannot be checked now; try again") from error
         if tenant_id is None:
             raise Unauthenticated("nobody has this API key")
         return Tenant(tenant_id)

@@ -10,7 +10,7 @@ from gemline.internal.v1 import decode_pb2
 class Dispatch:
     """A worker that refuses the request (it is going away, or its queue is full) is passed over for the next one.
 
-    A worker that dies under the request is not: it may have died of it.
+    A worker that dies under the request is not: it may have died of it. Nor is a request moved that has tokens.
     """
 
     def __init__(self, links: Links, card: ModelCard, submit: decode_pb2.Submit) -> None:
@@ -42,8 +42,10 @@ class Dispatch:
         self._place.inbox.cancel()
 
     async def _place_again(self, error: Unavailable | Overloaded) -> None:
-        if self._is_begun or isinstance(error, WorkerLost):
+        if isinstance(error, WorkerLost):
             raise error
+        if self._is_begun:
+            raise WorkerLost(error.message)
         self._refused_by.add(self._place.worker_id)
         try:
             await self.start()

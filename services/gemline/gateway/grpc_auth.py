@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 
 from gemline.errors import GemlineError
-from gemline.gateway.core import Gateway, new_request_id
+from gemline.gateway.core import Gateway, bearer_key, new_request_id
 from gemline.rpc.status import abort
 
 AUTHORIZATION_KEY = "authorization"
@@ -28,8 +28,7 @@ def metadata_value(metadata: Metadata | None, key: str) -> str:
 
 def bearer(metadata: Metadata | None) -> str | None:
     """The API key of `authorization: Bearer <key>`, None when there is none."""
-    scheme, _, key = metadata_value(metadata, AUTHORIZATION_KEY).partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else None
+    return bearer_key(metadata_value(metadata, AUTHORIZATION_KEY))
 
 
 class KeyCheck(grpc.aio.ServerInterceptor):

@@ -2,11 +2,20 @@
 
 from __future__ import annotations  # an enum's ValueType is in the stubs alone
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from gemline.cluster.records import ModelCard
 from gemline.errors import InvalidRequest
-from gemline.gateway.requests import Message, Piece, PositionLogprobs, Prompt, SamplingOptions, TokenLogprob, Usage
+from gemline.gateway.requests import (
+    MAX_MESSAGES,
+    Message,
+    Piece,
+    PositionLogprobs,
+    Prompt,
+    SamplingOptions,
+    TokenLogprob,
+    Usage,
+)
 from gemline.v1 import inference_pb2 as pb
 
 _ROLES = {pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "assistant", pb.ROLE_SYSTEM: "system"}
@@ -22,8 +31,12 @@ def text_prompt(text: str) -> Prompt:
     return Prompt(text=text)
 
 
-def chat_prompt(messages: Iterable[pb.Message]) -> Prompt:
-    """The messages of a conversation; raises InvalidRequest for a role that is none."""
+def chat_prompt(messages: Sequence[pb.Message]) -> Prompt:
+    """The messages of a conversation; raises InvalidRequest for too many, and for a role that is none."""
+    if len(messages) > MAX_MESSAGES:
+        raise InvalidRequest(
+            f"messages has {len(messages)} entries; at most {MAX_MESSAGES} are taken", param="messages"
+        )
     return Prompt(messages=tuple(_message(index, message) for index, message in enumerate(messages)))
 
 

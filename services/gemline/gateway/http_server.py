@@ -1,4 +1,4 @@
-"""The public HTTP server: uvicorn on a socket of ours, under our signals. Knows no route."""
+"""The public HTTP server: uvicorn on a socket of ours, under our signals, with limits of its own. Knows no route."""
 
 import asyncio
 import contextlib
@@ -7,10 +7,14 @@ from collections.abc import Generator
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gemline.errors import ConfigurationError
 from gemline.gateway.settings import GatewaySettings, joined
 
+MAX_HEAD_BYTES = 64 * 1024
+ARRIVAL_TIMEOUT_S = 60.0  # from a connection, or from a request's first byte, to that request's last one
+STALL_TIMEOUT_S = 30.0  # a client that takes nothing of what it is sent for so long is gone
 _BACKLOG = 2048
 
 
@@ -20,7 +24,7 @@ class HttpServer:
     def __init__(self, app: Any, settings: GatewaySettings) -> None:
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=_Protocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -48,6 +52,39 @@ class HttpServer:
             await asyncio.gather(self._task, return_exceptions=True)
 
 
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's, which by itself takes a head of any size and waits for a request for ever, key or no key."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._num_head_bytes = 0  # since the last bytes of a body: of a head, or of what follows a chunked body
+        self._arrival = self.loop.call_later(ARRIVAL_TIMEOUT_S, transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._arrival.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._num_head_bytes += len(data)
+        super().data_received(data)
+        if self._num_head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response(f"The head of a request has at most {MAX_HEAD_BYTES} bytes.")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._arrival.cancel()
+        self._arrival = self.loop.call_later(ARRIVAL_TIMEOUT_S, self.transport.close)
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self._num_head_bytes = 0
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._num_head_bytes = 0
+        self._arrival.cancel()
+
+
 class _Server(uvicorn.Server):
     """Leaves the process's signals alone."""
 
@@ -61,6 +98,8 @@ def _bound(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # The accepted connections inherit it; their end then reaches whoever answers, as if the client had left.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(STALL_TIMEOUT_S * 1000))
         listener.bind((host, port))
         listener.listen(_BACKLOG)  # whoever connects from now on waits for uvicorn, and is not refused
     except OSError as error:

@@ -13,6 +13,7 @@ from gemline.errors import StaleEpoch, Unavailable, WorkerLost
 from gemline.gateway.attached import Attached
 from gemline.gateway.inbox import Inbox
 from gemline.gateway.routing import Candidate
+from gemline.gateway.tasks import is_task_canceled
 from gemline.internal.v1 import decode_pb2
 from gemline.internal.v1.decode_pb2_grpc import DecodeStub
 
@@ -77,7 +78,9 @@ class DecodeLink:
             try:
                 await self._attach_once()
                 backoff_s = MIN_BACKOFF_S  # it stood for a while
-            except Exception as error:  # whatever a worker does, the link tries again
+            except (Exception, asyncio.CancelledError) as error:  # whatever happens to the stream, the link tries again
+                if is_task_canceled():
+                    raise
                 log.warning("cannot attach to decode worker %s: %s", self.record.worker_id, _reason(error))
                 backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1.5))
@@ -96,7 +99,7 @@ class DecodeLink:
             finally:
                 self._attached = None
                 self._standing.clear()
-                attached.on_break(WorkerLost("the worker that held this request was lost; send the request again"))
+                attached.on_break(self._what_broke())
 
     async def _expect_ready(self, responses: AsyncIterator[decode_pb2.AttachResponse]) -> None:
         async with asyncio.timeout(HELLO_TIMEOUT_S):
@@ -115,8 +118,14 @@ class DecodeLink:
         else:
             log.info("decode worker %s closed the stream", self.record.worker_id)
 
+    def _what_broke(self) -> Unavailable:
+        """For a worker that was on its way out no request is to blame: what came too late for it is only refused."""
+        if self.record.state is State.DRAINING:
+            return Unavailable("the worker that held this request has left; send the request again")
+        return WorkerLost("the worker that held this request was lost; send the request again")
 
-def _reason(error: Exception) -> str:
+
+def _reason(error: BaseException) -> str:
     if isinstance(error, grpc.aio.AioRpcError):
         return f"{error.code().name}: {error.details()}"
     return f"{type(error).__name__}: {error}"

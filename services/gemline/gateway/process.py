@@ -22,6 +22,8 @@ from gemline.gateway.settings import GatewaySettings
 from gemline.logs import setup_logging
 from gemline.telemetry import Telemetry
 
+log = logging.getLogger(__name__)
+
 _READY_POLL_S = 0.1
 
 
@@ -109,7 +111,7 @@ async def _serve_until_signal(process: GatewayProcess) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
     addresses = await process.start()
-    logging.getLogger(__name__).info("listening on %s and, for gRPC, %s", *addresses)
+    log.info("listening on %s and, for gRPC, %s", *addresses)
     try:
         await signals.get()
         drain, impatience = asyncio.create_task(process.drain()), asyncio.create_task(signals.get())
@@ -123,5 +125,8 @@ async def _serve_until_signal(process: GatewayProcess) -> None:
 def _write(file: Path, addresses: Addresses) -> None:
     """All at once: whoever waits for the file must not read half of it."""
     partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(json.dumps(addresses._asdict()))
-    partial.replace(file)
+    try:
+        partial.write_text(json.dumps(addresses._asdict()))
+        partial.replace(file)
+    except OSError as error:  # requests are answered all the same
+        log.error("ready_file %s cannot be written: %s", file, error.strerror)

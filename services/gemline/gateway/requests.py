@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+MAX_MESSAGES = 4096  # of a conversation: more do not fit any context, and to read a million would hold up everybody
+
 
 @dataclass(frozen=True, slots=True)
 class Tenant:

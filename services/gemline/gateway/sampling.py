@@ -26,10 +26,9 @@ def resolve_sampling(
 ) -> SamplingParams:
     """What the engine needs for a prompt of that length on this model.
 
-    `prompt_param` is what the user calls the prompt. Raises InvalidRequest naming the field, its value and its range,
-    and ContextLengthExceeded with both numbers.
+    The options have passed `check_sampling`; `prompt_param` is what the user calls the prompt. Raises
+    ContextLengthExceeded with both numbers.
     """
-    check_sampling(options, card)
     temperature = _or(options.temperature, 1.0)
     return SamplingParams(
         max_tokens=_max_tokens(options.max_tokens, card, num_prompt_tokens, prompt_param),
@@ -48,7 +47,7 @@ def resolve_sampling(
 
 
 def check_sampling(options: SamplingOptions, card: ModelCard) -> None:
-    """All that can be refused before the prompt was read; raises InvalidRequest naming the field."""
+    """All that can be refused before the prompt was read; raises InvalidRequest naming field, value and range."""
     if options.max_tokens is not None and options.max_tokens < 1:
         raise InvalidRequest(f"max_tokens must be at least 1, not {options.max_tokens}", param="max_tokens")
     _check_range("temperature", options.temperature, 0, 2)

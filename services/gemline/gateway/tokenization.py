@@ -12,6 +12,7 @@ from gemline.cluster.records import ModelCard, Role, State, WorkerRecord
 from gemline.cluster.workers import WorkersView
 from gemline.errors import DeadlineExceeded, StaleEpoch, Unavailable
 from gemline.gateway.link import OpenChannel
+from gemline.gateway.tasks import is_task_canceled
 from gemline.internal.v1.tokenization_pb2_grpc import TokenizationStub
 from gemline.rpc.status import from_rpc_error
 
@@ -81,6 +82,10 @@ class TokenizationWorkers:
             return await call(TokenizationStub(channel), record)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, peer="the tokenization worker") from error
+        except asyncio.CancelledError:
+            if is_task_canceled():
+                raise
+            raise Unavailable("the tokenization worker left during the call") from None
 
     def _next(self, card: ModelCard, tried: set[str]) -> WorkerRecord | None:
         """The worker whose turn it is: one that was not tried, and takes work, if there is one."""

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 MAX_BYTES = 256 * 2**20
 FETCH_TIMEOUT_S = 60.0
+RETRY_S = 1.0  # no request may ever come that would try again: whoever sends them waits until this gateway is ready
 
 
 class Tokenizers:
@@ -27,6 +28,7 @@ class Tokenizers:
     def __init__(self, workers: TokenizationWorkers) -> None:
         self._workers = workers
         self._loading: dict[str, asyncio.Task[Tokenizer]] = {}
+        self._needed: dict[str, ModelCard] = {}
 
     async def get(self, card: ModelCard) -> Tokenizer:
         """The model's tokenizer; raises Unavailable when no tokenization worker answers."""
@@ -37,14 +39,12 @@ class Tokenizers:
         return task.result()
 
     def follow(self, cards: Iterable[ModelCard]) -> None:
-        """Begin to load what these models need, so that no request has to wait, and forget the rest."""
-        needed = {card.tokenizer_sha256: card for card in cards}
-        for sha256 in self._loading.keys() - needed.keys():
+        """Load what these models need, so that no request has to wait, and forget the rest."""
+        self._needed = {card.tokenizer_sha256: card for card in cards}
+        for sha256 in self._loading.keys() - self._needed.keys():
             if self._loading[sha256].done():
                 del self._loading[sha256]
-        for card in needed.values():
-            if self._workers.can_serve(card):
-                self._load_once(card)
+        self._load_needed()
 
     def has(self, card: ModelCard) -> bool:
         """Whether the model's tokenizer is loaded."""
@@ -53,8 +53,14 @@ class Tokenizers:
 
     def stop(self) -> None:
         """Fetch no more."""
+        self._needed = {}
         for task in self._loading.values():
             task.cancel()
+
+    def _load_needed(self) -> None:
+        for card in self._needed.values():
+            if self._workers.can_serve(card):
+                self._load_once(card)
 
     def _load_once(self, card: ModelCard) -> asyncio.Task[Tokenizer]:
         task = self._loading.get(card.tokenizer_sha256)
@@ -65,12 +71,13 @@ class Tokenizers:
         return task
 
     def _forget_failure(self, card: ModelCard, task: asyncio.Task[Tokenizer]) -> None:
-        """A later request tries again."""
+        """A later request tries again, and so do we."""
         if task.cancelled() or (error := task.exception()) is None:
             return
         if self._loading.get(card.tokenizer_sha256) is task:
             del self._loading[card.tokenizer_sha256]
         log.warning("the tokenizer of model %s was not loaded: %s", card.model_id, error)
+        asyncio.get_running_loop().call_later(RETRY_S, self._load_needed)
 
     async def _load(self, card: ModelCard) -> Tokenizer:
         content = await self._workers.call(card, _fetch)

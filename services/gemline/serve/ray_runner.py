@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -23,16 +24,20 @@ class RayRunner:
         self._run_dir = run_dir
         # Ray's socket paths must stay under 107 bytes: a short folder of its own.
         self._temp_dir = Path(tempfile.mkdtemp(prefix="gl-"))
-        self._failure: str | None = None
-        self._started = False
+        self._starting: asyncio.Future[None] | None = None
+        self._stopping = False
 
     async def start(self, workers: Mapping[WorkerSettings, int]) -> None:
         """Start Ray, then deploy; does not wait for the replicas."""
-        await asyncio.to_thread(self._start_ray)
-        self._started = True
-        await asyncio.to_thread(self._deploy, workers)
+        self._starting = asyncio.ensure_future(asyncio.to_thread(self._start, workers))
+        await asyncio.shield(self._starting)  # half a Ray could not be taken down: `stop` waits for the whole
 
-    def _start_ray(self) -> None:
+    def _start(self, workers: Mapping[WorkerSettings, int]) -> None:
+        self._start_ray(num_processes=sum(workers.values()) + 1)  # Serve's controller is one too
+        if not self._stopping:
+            self._deploy(workers)
+
+    def _start_ray(self, num_processes: int) -> None:
         token_file = self._run_dir / "ray-token"
         token_file.touch(mode=0o600)
         token_file.write_text(secrets.token_hex(32))
@@ -40,6 +45,8 @@ class RayRunner:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token_file),
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Ray's word for "this machine alone": its processes listen on 127.0.0.1, not on every interface.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         }
         import ray
         from ray import serve
@@ -47,12 +54,12 @@ class RayRunner:
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         ray.init(
             address="local",
+            num_cpus=num_processes,  # so many processes Ray starts ahead of the replicas that will be in them
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=True,
             _temp_dir=str(self._temp_dir),
-            _node_ip_address="127.0.0.1",
             object_store_memory=80 * 1024 * 1024,
         )
         serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
@@ -78,7 +85,7 @@ class RayRunner:
         )
 
     def failure(self) -> str | None:
-        """Why a deployment cannot become ready, in Serve's words; None while it still may."""
+        """Why a deployment cannot become ready, in its replica's own words; None while it still may."""
         from ray import serve
         from ray.serve.schema import ApplicationStatus
 
@@ -86,7 +93,7 @@ class RayRunner:
         for name, application in serve.status().applications.items():
             if application.status in broken:
                 messages = [deployment.message for deployment in application.deployments.values()]
-                return f"{name}: {application.message} {' '.join(messages)}".strip()
+                return f"{name}: {_cause(' '.join(messages) or application.message)}"
         return None
 
     def keep_alive(self) -> None:
@@ -94,16 +101,30 @@ class RayRunner:
 
     async def stop(self, timeout_s: float) -> None:
         """Drain the replicas, end Ray, remove its files."""
-        if self._started:
-            await asyncio.to_thread(self._shutdown)
-        shutil.rmtree(self._temp_dir, ignore_errors=True)
+        self._stopping = True
+        try:
+            if self._starting is not None:
+                await asyncio.gather(self._starting, return_exceptions=True)
+                await asyncio.to_thread(self._shutdown)
+        finally:
+            shutil.rmtree(self._temp_dir, ignore_errors=True)
 
     @staticmethod
     def _shutdown() -> None:
         import ray
         from ray import serve
 
-        # Not serve.shutdown(): it kills its controller, which Ray then reports as a crash on the terminal.
-        for name in serve.status().applications:
-            serve.delete(name)
-        ray.shutdown()
+        if not ray.is_initialized():  # it could not be started; to ask Serve anything would start it again
+            return
+        try:
+            # Not serve.shutdown(): it kills its controller, which Ray then reports as a crash on the terminal.
+            for name in serve.status().applications:
+                serve.delete(name)
+        finally:
+            ray.shutdown()
+
+
+def _cause(message: str) -> str:
+    """What a replica raised: the last line of the traceback that Serve tells."""
+    last = message.rstrip().rpartition("\n")[2]
+    return re.sub(r"^gemline\.errors\.\w+: ", "", last)

@@ -33,5 +33,13 @@ class Ready:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         draft.touch(mode=0o600)
-        draft.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        draft.write_text(self._text())
         draft.replace(path)
+
+    def remove(self, path: Path) -> None:
+        """Remove it, unless a newer stack has written its own there."""
+        if path.exists() and path.read_text() == self._text():
+            path.unlink(missing_ok=True)
+
+    def _text(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"

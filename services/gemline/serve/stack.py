@@ -1,8 +1,6 @@
 """Everything on one machine: Redis, workers, gateway, in the order they need each other, and down again in reverse."""
 
 import asyncio
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
@@ -18,9 +16,10 @@ from gemline.serve.gateway_process import GatewayProcess
 from gemline.serve.models import find_model
 from gemline.serve.processes import ProcessRunner
 from gemline.serve.ready import ProcessInfo, Ready
+from gemline.serve.run_dir import make_run_dir
 from gemline.serve.settings import StackSettings, WorkerSettings, resolve
 
-_POLL_S = 0.05
+_POLL_S = 0.2
 _STOP_TIMEOUT_S = 40.0
 
 
@@ -46,7 +45,7 @@ class Stack:
     def __init__(self, settings: StackSettings, report: Callable[[str], None] = lambda line: None) -> None:
         self._settings = resolve(settings)
         self._report = report
-        self._run_dir = Path(tempfile.mkdtemp(prefix="gemline-"))
+        self._run_dir = make_run_dir()
         self._running = AsyncExitStack()
         self._gateway: GatewayProcess | None = None
 
@@ -74,8 +73,6 @@ class Stack:
     async def stop(self) -> None:
         """Stop everything, the gateway first, so that no request meets a worker that has gone."""
         await self._running.aclose()
-        if not any(self._run_dir.glob("*.log")):
-            shutil.rmtree(self._run_dir, ignore_errors=True)
 
     async def _start(self) -> Ready:
         settings = self._settings
@@ -110,7 +107,7 @@ class Stack:
         )
         if settings.ready_file is not None:
             ready.write(settings.ready_file)
-            self._running.callback(settings.ready_file.unlink, missing_ok=True)
+            self._running.callback(ready.remove, settings.ready_file)
         return ready
 
     async def _start_redis(self) -> str:

@@ -9,11 +9,12 @@ import pytest
 from gateway.http.toy import CARD, KEY, ToyCore
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from gemline.errors import InvalidRequest
 from gemline.gateway.http import create_app
 from gemline.gateway.http.parsing import parse_body
-from gemline.gateway.http.schemas import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from gemline.gateway.http.schemas import Body, ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from gemline.gateway.settings import GatewaySettings
 
 SCHEMAS = (ChatBody, CompletionBody, TokenizeBody, DetokenizeBody)
@@ -68,6 +69,37 @@ def test_random_bytes_are_parsed_or_refused(body: bytes) -> None:
     for schema in SCHEMAS:
         with pytest.raises(InvalidRequest):
             parse_body(body, schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "field", "value"),
+    [
+        (ChatBody, "messages", [1] * 9999),
+        (ChatBody, "messages", [{"role": "user", "content": ""}] * 9999),
+        (ChatBody, "messages", [{"role": "user", "content": [1] * 9999}]),
+        (ChatBody, "messages", [{"role": "user", "content": [{"type": "text", "text": ""}] * 9999}]),
+        (TokenizeBody, "messages", [1] * 9999),
+        (CompletionBody, "prompt", [""] * 9999),
+        (CompletionBody, "prompt", [[1]] * 9999),
+        (CompletionBody, "stop", [1] * 9999),
+        (CompletionBody, "stop_token_ids", [""] * 9999),
+        (CompletionBody, "logit_bias", {str(i): "" for i in range(9999)}),
+        (DetokenizeBody, "tokens", [""] * 9999),
+    ],
+)
+def test_a_long_list_that_is_wrong_is_refused_at_its_first_fault(schema: type[Body], field: str, value: object) -> None:
+    fields = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "hello"}],
+        "prompt": "x",
+        "tokens": [],
+        field: value,
+    }
+    with pytest.raises(ValidationError) as caught:
+        schema.model_validate(fields)
+    assert caught.value.error_count() == 1
+    with pytest.raises(InvalidRequest, match=field):
+        parse_body(json.dumps(fields).encode(), schema)
 
 
 @settings(max_examples=60, deadline=None)

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gemline.errors import GemlineError, InternalError
 from gemline.gateway.http.boundary import internal_error
 from gemline.gateway.http.choices import Choices, Numbered, open_choices
-from gemline.gateway.http.connection import StallWatch, disconnected, while_connected
+from gemline.gateway.http.connection import while_connected
 from gemline.gateway.http.errors import error_body
 from gemline.gateway.http.forms import AnswerForm, AnswerHead
 from gemline.gateway.http.interface import Core
@@ -19,7 +19,6 @@ from gemline.gateway.http.responses import json_response
 from gemline.gateway.http.writers import DONE, ChunkWriter, WholeWriter
 from gemline.gateway.requests import GenerationRequest, Tenant, Usage
 
-STALL_TIMEOUT_S = 30.0  # a client that takes nothing for so long is gone
 _EVENT_STREAM: Message = {
     "type": "http.response.start",
     "status": 200,
@@ -52,24 +51,20 @@ class AnswerResponse(Response):
     After it an error is one last event, without [DONE]: OpenAI's clients take a stream that just ends for whole.
     """
 
-    def __init__(
-        self, core: Core, tenant: Tenant, order: Order, form: AnswerForm, *, stall_timeout_s: float = STALL_TIMEOUT_S
-    ) -> None:
+    def __init__(self, core: Core, tenant: Tenant, order: Order, form: AnswerForm) -> None:
         super().__init__()
         self._core = core
         self._tenant = tenant
         self._order = order
         self._form = form
-        self._stall_timeout_s = stall_timeout_s
         self._num_choices = len(order.requests)
         self._head = AnswerHead(form.id_prefix + order.request_id.removeprefix("req_"), int(time.time()), order.model)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Generate and send."""
-        watch = StallWatch(send, self._stall_timeout_s)
-        work = self._streamed(watch.send) if self._order.stream else self._whole()
+        work = self._streamed(send) if self._order.stream else self._whole()
         try:
-            last = await while_connected(work, disconnected(receive), watch.stalled())
+            last = await while_connected(work, receive)
         except ClientDisconnect:
             return
         # Outside of `while_connected`: a server reports a finished response as a disconnect.

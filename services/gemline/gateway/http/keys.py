@@ -3,6 +3,7 @@
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gemline.gateway.core import bearer_key
 from gemline.gateway.http.interface import Core
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -19,15 +20,9 @@ class KeyCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let it through with a tenant, or raise Unauthenticated."""
         if scope["type"] == "http" and not _is_open(scope):
-            tenant = await self._core.authenticate(bearer_key(scope))
+            tenant = await self._core.authenticate(bearer_key(Headers(scope=scope).get("authorization", "")))
             scope.setdefault("state", {})["tenant"] = tenant
         await self._app(scope, receive, send)
-
-
-def bearer_key(scope: Scope) -> str | None:
-    """The key of `Authorization: Bearer KEY`; None where there is none."""
-    scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-    return (key.strip() or None) if scheme.lower() == "bearer" else None
 
 
 def _is_open(scope: Scope) -> bool:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeGuard
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from gemline.gateway.requests import Prompt
+from gemline.gateway.requests import MAX_MESSAGES, Prompt
+from gemline.gateway.sampling import MAX_LOGIT_BIAS
 
 # Fields that would change the answer and that we cannot honor, with the values that ask for nothing, as null does.
 Unsupported = Mapping[str, tuple[object, ...]]
@@ -14,6 +15,8 @@ Unsupported = Mapping[str, tuple[object, ...]]
 MAX_CHOICES = 8  # answers to one request: prompts times n
 MAX_TOKEN_ID = 2**31 - 1  # the core knows the vocabulary; this much fits every wire
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
+# Without it a body of a few megabytes has a million errors, and to gather them takes the event loop ten seconds.
+FIRST_ERROR = Field(fail_fast=True)
 
 
 class Body(BaseModel):
@@ -41,6 +44,13 @@ def _no_tool_calls(value: list[Any] | None) -> None:
         raise PydanticCustomError("unsupported", "is not supported")
 
 
+def _few(value: object) -> object:
+    if isinstance(value, dict) and len(value) > MAX_LOGIT_BIAS:
+        message = "has {num} entries; at most {most} are taken"
+        raise PydanticCustomError("too_long", message, {"num": len(value), "most": MAX_LOGIT_BIAS})
+    return value
+
+
 def _with_token_keys(biases: dict[str, float]) -> dict[str, float]:
     if all(key.isascii() and key.isdigit() and len(key) < 10 for key in biases):
         return biases
@@ -52,6 +62,9 @@ def _as_prompts(value: object) -> tuple[Prompt, ...]:
         return (Prompt(text=value),)
     if _are_token_ids(value):
         return (Prompt(token_ids=tuple(value)),)
+    if isinstance(value, list) and len(value) > MAX_CHOICES and not isinstance(value[0], int):
+        message = "has {num} prompts; at most {most} are answered"
+        raise PydanticCustomError("too_long", message, {"num": len(value), "most": MAX_CHOICES})
     if isinstance(value, list) and value and all(isinstance(one, str) or _are_token_ids(one) for one in value):
         return tuple(prompt for one in value for prompt in _as_prompts(one))
     raise PydanticCustomError("prompt", "must be a string, a list of token ids, or a list of those")
@@ -75,13 +88,21 @@ class ChatMessage(Body):
     """One turn. "developer" is the newer word for "system"."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[list[TextPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])]
+    content: Annotated[
+        list[TextPart],
+        Field(max_length=MAX_MESSAGES),
+        FIRST_ERROR,
+        BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart]),
+    ]
     tool_calls: Annotated[list[Any] | None, AfterValidator(_no_tool_calls)] = None
 
     @property
     def text(self) -> str:
         """The parts as they are, one after another."""
         return "".join(part.text for part in self.content)
+
+
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES), FIRST_ERROR]
 
 
 class StreamOptions(Body):
@@ -103,9 +124,12 @@ class GenerationBody(Body):
     repetition_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: Annotated[dict[str, float], AfterValidator(_with_token_keys)] | None = None
-    stop: Annotated[list[str] | None, BeforeValidator(_as_list, json_schema_input_type=str | list[str] | None)] = None
-    stop_token_ids: list[TokenId] | None = None
+    logit_bias: Annotated[dict[str, float], BeforeValidator(_few), AfterValidator(_with_token_keys)] | None = None
+    stop: Annotated[
+        Annotated[list[str], FIRST_ERROR] | None,
+        BeforeValidator(_as_list, json_schema_input_type=str | list[str] | None),
+    ] = None
+    stop_token_ids: Annotated[list[TokenId], FIRST_ERROR] | None = None
     ignore_eos: bool | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
@@ -115,7 +139,7 @@ class GenerationBody(Body):
 class ChatBody(GenerationBody):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Messages
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -149,11 +173,11 @@ class TokenizeBody(Body):
 
     model: Annotated[str, Field(min_length=1)]
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    messages: Messages | None = None
 
 
 class DetokenizeBody(Body):
     """POST /v1/detokenize."""
 
     model: Annotated[str, Field(min_length=1)]
-    tokens: list[TokenId]
+    tokens: Annotated[list[TokenId], FIRST_ERROR]
