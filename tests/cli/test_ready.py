@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gemline.cli.options import find_stack
-from gemline.cli.ready import ReadyProcess, default_ready_file, read_ready
+from gemline.cli.ready import default_ready_file, read_ready
 from gemline.errors import ConfigurationError
 
 
@@ -23,7 +23,6 @@ def ready_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_ready_file_says_where_everything_is(ready_file: Path) -> None:
     ready = read_ready(ready_file)
     assert (ready.http, ready.grpc, ready.api_key, ready.model) == ("http://127.0.0.1:1", "127.0.0.1:5", "gk_a", "m")
-    assert ready.processes == (ReadyProcess("decode", 7, "127.0.0.1:2"),)
 
 
 def test_what_gemline_up_writes_is_read_back(tmp_path: Path) -> None:
@@ -33,10 +32,10 @@ def test_what_gemline_up_writes_is_read_back(tmp_path: Path) -> None:
     written = Ready("http://h:1", "h:2", "", "m", "redis://h:3", "/tmp/logs", processes)
     written.write(tmp_path / "sub" / "ready.json")
     ready = read_ready(tmp_path / "sub" / "ready.json")
-    assert (ready.grpc, ready.api_key, len(ready.processes)) == ("h:2", None, 1)
+    assert (ready.grpc, ready.api_key) == ("h:2", None)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"grpc": "a:1"}', '{"http": "", "grpc": "", "processes": 3}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"grpc": "a:1"}', '{"http": ""}'])
 def test_a_damaged_ready_file_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "ready.json"
     path.write_text(content)

@@ -15,7 +15,7 @@ from support.fake_gateway import Say, Served
 
 from gemline.client import Client, Keepalive, RetryPolicy, Tls
 from gemline.errors import ConfigurationError, Unavailable
-from gemline.rpc.options import PUBLIC_MESSAGE_BYTES, server_options
+from gemline.rpc.options import server_options
 
 ONCE = RetryPolicy(max_attempts=1)
 
@@ -67,7 +67,7 @@ def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(api_key: s
 
 @pytest.mark.slow
 def test_a_quiet_call_outlives_its_own_pings_at_our_gateway() -> None:
-    with Served(options=server_options(PUBLIC_MESSAGE_BYTES)) as served:
+    with Served(options=server_options()) as served:
         served.gateway.script.append(Say(delay_s=4.5))  # a server that minds pings ends it after 4
         with Client(served.address, keepalive=Keepalive(interval_s=0.5), retry=ONCE) as client:
             assert client.generate("x").text == "Hello"

@@ -6,10 +6,16 @@ import time
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
-from gemline.cluster.connection import calling, connect, location, ping
+from gemline.cluster.connection import calling, connect, location
 from gemline.cluster.embedded import EmbeddedRedis
 from gemline.errors import ConfigurationError, Unavailable
+
+
+async def ping(redis: Redis) -> None:
+    async with calling(redis):
+        await redis.time()
 
 
 async def test_a_redis_that_is_there_answers(redis_url: str) -> None:

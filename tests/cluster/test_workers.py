@@ -213,7 +213,6 @@ async def test_a_worker_whose_name_was_taken_stops_for_good(redis: Redis, record
     await older.withdraw()
     assert newer.valid
     newer.check()
-    await newer.update_load(1, 2)
     await newer.withdraw()
 
 
@@ -224,14 +223,6 @@ async def test_load_is_told_with_each_renewal(redis: Redis, record: WorkerRecord
     await until(lambda: [(w.num_running, w.num_waiting) for w in view.workers(Role.DECODE)] == [(3, 1)])
     load = (0, 0)
     await until(lambda: view.workers(Role.DECODE)[0].num_running == 0)
-    await lease.withdraw()
-
-
-async def test_load_can_be_told_at_once(redis: Redis, record: WorkerRecord, view: WorkersView) -> None:
-    lease = WorkerLease(redis, record, renew_s=60)
-    await lease.register()
-    await lease.update_load(5, 6)
-    await until(lambda: [(w.num_running, w.num_waiting) for w in view.workers(Role.DECODE)] == [(5, 6)])
     await lease.withdraw()
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemline import errors
-from gemline.engine.events import FailureEvent, FinishReason, Logprobs, TokenEvent
+from gemline.engine.events import FinishReason, Logprobs
 from gemline.engine.params import SamplingParams
 from gemline.internal.v1 import decode_pb2, sampling_pb2
 from gemline.rpc import convert
@@ -69,24 +69,6 @@ def test_every_finish_reason_survives_the_wire(finish: FinishReason | None) -> N
     assert convert.finish_from_proto(convert.finish_to_proto(finish)) is finish
 
 
-@given(
-    handle=st.integers(0, 2**32 - 1),
-    token_ids=st.lists(TOKEN_IDS, min_size=1, max_size=4),
-    logprobs=st.none() | LOGPROBS,
-    finish=st.none() | st.sampled_from(FinishReason),
-)
-def test_tokens_survive_the_wire(
-    handle: int, token_ids: list[int], logprobs: Logprobs | None, finish: FinishReason | None
-) -> None:
-    tokens = [TokenEvent(handle, token_id, logprobs) for token_id in token_ids[:-1]]
-    tokens.append(TokenEvent(handle, token_ids[-1], logprobs, finish))
-    wire = convert.tokens_to_proto(handle, tokens).SerializeToString()
-    assert convert.tokens_from_proto(decode_pb2.Event.FromString(wire)) == tuple(tokens)
-
-
 def test_a_failure_arrives_as_its_error() -> None:
-    event = convert.failure_to_proto(7, FailureEvent(3, "overloaded", "the queue is full"))
-    assert event.handle == 7
-    assert convert.tokens_from_proto(event) == ()
-    error = convert.error_from_proto(event.error)
+    error = convert.error_from_proto(decode_pb2.Error(code="overloaded", message="the queue is full"))
     assert (type(error), error.message) == (errors.Overloaded, "the queue is full")

@@ -11,15 +11,6 @@ from gemline.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)
-class ReadyProcess:
-    """One process of the stack."""
-
-    role: str
-    pid: int
-    address: str
-
-
-@dataclass(frozen=True, slots=True)
 class ReadyStack:
     """What a client needs to know of a stack that serves."""
 
@@ -28,7 +19,6 @@ class ReadyStack:
     grpc: str  # host:port
     api_key: str | None
     model: str
-    processes: tuple[ReadyProcess, ...]
 
 
 def default_ready_file() -> Path:
@@ -62,8 +52,4 @@ def _parse(path: Path, fields: dict[str, Any]) -> ReadyStack:
         grpc=str(fields["grpc"]),
         api_key=str(fields["api_key"]) if fields.get("api_key") else None,
         model=str(fields.get("model", "")),
-        processes=tuple(
-            ReadyProcess(str(process["role"]), int(process["pid"]), str(process["address"]))
-            for process in fields.get("processes", [])
-        ),
     )

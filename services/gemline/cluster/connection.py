@@ -45,9 +45,3 @@ async def calling(redis: Redis, timeout_s: float = TIMEOUT_S) -> AsyncIterator[N
             yield
     except (RedisError, OSError, TimeoutError) as error:
         raise Unavailable(f"Redis at {location(redis)} does not answer ({type(error).__name__})") from error
-
-
-async def ping(redis: Redis) -> None:
-    """Raises Unavailable unless Redis answers."""
-    async with calling(redis):
-        await redis.time()

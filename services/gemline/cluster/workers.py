@@ -81,11 +81,6 @@ class WorkerLease:
         self._task = asyncio.create_task(self._renew_forever(), name="gemline-lease")
         return epoch
 
-    async def update_load(self, num_running: int, num_waiting: int) -> None:
-        """Says at once how much there is to do. Raises Unavailable when Redis does not answer."""
-        self._record = replace(self._record, num_running=num_running, num_waiting=num_waiting)
-        await self._renew_once(publish=True)
-
     async def drain(self) -> None:
         """Says that no new work is taken. When Redis is away it is said with the next renewal."""
         self._record = replace(self._record, state=State.DRAINING)

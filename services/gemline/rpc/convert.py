@@ -2,10 +2,8 @@
 
 from __future__ import annotations  # an enum's ValueType is in the stubs alone
 
-from collections.abc import Sequence
-
 from gemline import errors
-from gemline.engine.events import FailureEvent, FinishReason, Logprobs, TokenEvent
+from gemline.engine.events import FinishReason, Logprobs
 from gemline.engine.params import SamplingParams
 from gemline.internal.v1 import decode_pb2, sampling_pb2
 
@@ -70,34 +68,10 @@ def finish_to_proto(finish: FinishReason | None) -> sampling_pb2.FinishReason.Va
 
 
 def finish_from_proto(value: sampling_pb2.FinishReason.ValueType) -> FinishReason | None:
-    """The reason, or None while the sequence goes on."""
-    return _FINISH_FROM_PROTO.get(value)
-
-
-def tokens_to_proto(handle: int, tokens: Sequence[TokenEvent]) -> decode_pb2.Event:
-    """One event for consecutive tokens of one request: one normally, more when a slow reader made steps coalesce."""
-    return decode_pb2.Event(
-        handle=handle,
-        token_ids=[token.token_id for token in tokens],
-        logprobs=[logprobs_to_proto(token.logprobs) for token in tokens if token.logprobs is not None],
-        finish_reason=finish_to_proto(tokens[-1].finish),
-    )
-
-
-def tokens_from_proto(message: decode_pb2.Event) -> tuple[TokenEvent, ...]:
-    """The tokens that `tokens_to_proto` wrote, their seq_id being the handle."""
-    last = len(message.token_ids) - 1
-    logprobs = [logprobs_from_proto(item) for item in message.logprobs] or [None] * (last + 1)
-    finish = finish_from_proto(message.finish_reason)
-    return tuple(
-        TokenEvent(message.handle, token_id, logprobs[i], finish if i == last else None)
-        for i, token_id in enumerate(message.token_ids)
-    )
-
-
-def failure_to_proto(handle: int, failure: FailureEvent) -> decode_pb2.Event:
-    """The event that ends one request with an error."""
-    return decode_pb2.Event(handle=handle, error=decode_pb2.Error(code=failure.code, message=failure.message))
+    """The reason, or None while the sequence goes on; one that only a newer worker knows ends it all the same."""
+    if value == sampling_pb2.FINISH_REASON_UNSPECIFIED:
+        return None
+    return _FINISH_FROM_PROTO.get(value, FinishReason.STOP)
 
 
 def error_from_proto(message: decode_pb2.Error) -> errors.GemlineError:

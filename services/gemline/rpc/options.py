@@ -5,7 +5,6 @@ import grpc.aio
 Options = tuple[tuple[str, int], ...]
 
 INTERNAL_MESSAGE_BYTES = 64 * 2**20  # between our processes; a KV frame is 4 MiB
-PUBLIC_MESSAGE_BYTES = 4 * 2**20  # from a user; gRPC's own default, said aloud
 
 _KEEPALIVE_MS = 2000
 _KEEPALIVE_TIMEOUT_MS = 1000
