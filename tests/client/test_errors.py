@@ -96,7 +96,7 @@ async def test_the_gateway_learns_the_deadline(once: ClientApi, gateway: FakeGat
     await once.generate("x", timeout_s=5)
     (remaining_s,) = gateway.deadlines_s
     assert remaining_s is not None
-    assert 3 < remaining_s <= 5
+    assert 3 < remaining_s < 6  # gRPC rounds up
 
 
 async def test_all_tries_share_one_deadline(make_api: Callable[..., ClientApi], served: Served) -> None:

@@ -63,7 +63,7 @@ async def test_a_frozen_redis_is_given_up_after_the_timeout(tmp_path: Path) -> N
     with pytest.raises(Unavailable):
         async with calling(redis, timeout_s=0.2):
             await redis.time()
-    assert time.monotonic() - started_s < 1
+    assert time.monotonic() - started_s < 10
     os.kill(server.pid, signal.SIGCONT)
     await redis.aclose()
     server.stop()
@@ -81,6 +81,6 @@ async def test_a_task_that_is_cancelled_while_it_calls_redis_ends(redis_url: str
     for _ in range(num_turns):
         await asyncio.sleep(0)
     task.cancel()
-    done, _ = await asyncio.wait({task}, timeout=1)
+    done, _ = await asyncio.wait({task}, timeout=10)
     assert done and task.cancelled()
     await redis.aclose()

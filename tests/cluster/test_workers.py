@@ -16,12 +16,12 @@ from gemline.cluster.records import Role, State, WorkerRecord
 from gemline.cluster.workers import WorkerLease, WorkersView
 from gemline.errors import StaleEpoch, Unavailable
 
-TTL_S = 0.4
-RENEW_S = 0.1
+TTL_S = 1.2
+RENEW_S = 0.2
 RESYNC_S = 0.05
 
 
-async def until(holds: Callable[[], bool], timeout_s: float = 5) -> None:
+async def until(holds: Callable[[], bool], timeout_s: float = 30) -> None:
     async with asyncio.timeout(timeout_s):
         while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
@@ -155,7 +155,7 @@ async def test_a_process_that_stood_still_within_a_renewal_does_not_prolong_what
     assert server.pid is not None
     os.kill(server.pid, signal.SIGSTOP)
     await asyncio.sleep(RENEW_S * 1.5)  # the renewal is on its way
-    time.sleep(TIMEOUT_S)  # noqa: ASYNC251  # longer than the lease; the renewal's time is over too
+    time.sleep(max(TIMEOUT_S, TTL_S))  # noqa: ASYNC251  # longer than the lease; the renewal's time is over too
     await asyncio.sleep(RENEW_S)
     assert not lease.valid
     os.kill(server.pid, signal.SIGCONT)

@@ -55,7 +55,7 @@ async def test_a_request_that_a_worker_refuses_goes_to_the_next(links: Links, tw
     first = await has(*two)
     second = two[1 - two.index(first)]
     first.step(refusal(first.submits.get_nowait(), code))
-    submit = await asyncio.wait_for(second.submits.get(), 1)
+    submit = await asyncio.wait_for(second.submits.get(), 10)
     assert list(submit.token_ids) == [2, 5]
     second.step(tokens(submit.handle, [8]))
     assert (await taking).token_ids == [8]
@@ -105,7 +105,7 @@ async def test_a_request_that_comes_too_late_for_a_draining_worker_goes_to_the_n
             await taking
         assert second.submits.empty()
     else:
-        submit = await asyncio.wait_for(second.submits.get(), 1)
+        submit = await asyncio.wait_for(second.submits.get(), 10)
         second.step(tokens(submit.handle, [8]))
         assert (await taking).token_ids == [8]
 
@@ -135,9 +135,9 @@ async def test_canceling_reaches_the_worker_that_has_the_request_now(links: Link
     first = await has(*two)
     second = two[1 - two.index(first)]
     first.step(refusal(first.submits.get_nowait(), "unavailable"))
-    submit = await asyncio.wait_for(second.submits.get(), 1)
+    submit = await asyncio.wait_for(second.submits.get(), 10)
     dispatch.cancel()
-    assert await asyncio.wait_for(second.cancels.get(), 1) == submit.handle
+    assert await asyncio.wait_for(second.cancels.get(), 10) == submit.handle
     assert first.cancels.empty()
     assert (await taking).token_ids == []
 
@@ -153,6 +153,6 @@ async def test_a_request_that_was_canceled_on_its_way_to_the_next_worker_is_canc
     first.step(refusal(await first.submits.get(), "unavailable"))
     await eventually(lambda: links.can_serve(CARD))
     dispatch.cancel()
-    assert (await asyncio.wait_for(taking, 1)).token_ids == []
+    assert (await asyncio.wait_for(taking, 10)).token_ids == []
     await asyncio.sleep(0.2)
     assert late.submits.qsize() == late.cancels.qsize()

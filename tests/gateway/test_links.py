@@ -113,7 +113,7 @@ async def test_a_canceled_request_is_canceled_at_once_and_its_late_tokens_are_dr
     handle = (await worker.submits.get()).handle
     inbox.cancel()
     assert (await inbox.take()).token_ids == []
-    assert await asyncio.wait_for(worker.cancels.get(), 1) == handle
+    assert await asyncio.wait_for(worker.cancels.get(), 10) == handle
     worker.step(tokens(handle, [1]))
     await asyncio.sleep(0.05)
     assert worker.cancels.empty()
@@ -160,7 +160,7 @@ async def test_a_broken_stream_fails_its_requests_with_worker_lost_after_what_th
     else:
         worker.close_streams()
     with pytest.raises(WorkerLost):
-        await asyncio.wait_for(without.take(), 1)
+        await asyncio.wait_for(without.take(), 10)
     assert (await with_tokens.take()).token_ids == [3]
     with pytest.raises(WorkerLost):
         await with_tokens.take()
@@ -193,7 +193,7 @@ async def test_a_stream_whose_channel_was_closed_under_it_is_opened_again(make_w
         inbox = (await links.submit(CARD, a_submit("req_1"))).inbox
         await opened[0].close()
         with pytest.raises(WorkerLost):
-            await asyncio.wait_for(inbox.take(), 1)
+            await asyncio.wait_for(inbox.take(), 10)
         assert await links.submit(CARD, a_submit("req_2"))
     finally:
         await links.stop()
@@ -209,7 +209,7 @@ async def test_a_worker_that_stays_away_from_the_snapshot_loses_its_requests(
     with pytest.raises(Unavailable, match="no decode worker"):
         await links.submit(CARD, a_submit())
     with pytest.raises(WorkerLost):
-        await asyncio.wait_for(inbox.take(), 1)
+        await asyncio.wait_for(inbox.take(), 10)
 
 
 async def test_a_worker_that_comes_back_under_a_new_epoch_keeps_its_requests(
@@ -249,6 +249,6 @@ async def test_a_worker_of_another_epoch_gets_no_request(links: Links, make_work
 
 
 async def test_without_any_worker_a_request_is_refused_at_once(links: Links) -> None:
-    async with asyncio.timeout(0.2):
+    async with asyncio.timeout(1):
         with pytest.raises(Unavailable):
             await links.submit(CARD, a_submit())
