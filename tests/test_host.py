@@ -142,7 +142,7 @@ async def test_a_drain_that_takes_too_long_is_cut_short(redis_url: str) -> None:
     await host.start()
     started_s = time.monotonic()
     await host.drain()
-    assert time.monotonic() - started_s < 30
+    assert time.monotonic() - started_s < 2
     await host.stop()
 
 

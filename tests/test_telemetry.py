@@ -173,9 +173,9 @@ def test_a_collector_that_is_not_there_holds_nobody_up(monkeypatch: pytest.Monke
     started_s = time.monotonic()
     with ours.span("decode"):
         pass
-    assert time.monotonic() - started_s < 2
+    assert time.monotonic() - started_s < 0.1
     ours.shutdown()
-    assert time.monotonic() - started_s < 20
+    assert time.monotonic() - started_s < 5
 
 
 def test_off_a_span_hands_the_callers_trace_context_on() -> None:

@@ -63,7 +63,7 @@ async def test_a_frozen_redis_is_given_up_after_the_timeout(tmp_path: Path) -> N
     with pytest.raises(Unavailable):
         async with calling(redis, timeout_s=0.2):
             await redis.time()
-    assert time.monotonic() - started_s < 10
+    assert time.monotonic() - started_s < 1
     os.kill(server.pid, signal.SIGCONT)
     await redis.aclose()
     server.stop()

@@ -215,7 +215,7 @@ async def test_a_dead_decode_worker_is_a_clear_error_at_once(platform: InProcess
         await asyncio.wait_for(pieces_of(answer), 10)
     await platform.decode.stop()
     await eventually(lambda: not platform.gateway.ready())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(1):
         with pytest.raises(Unavailable, match="now; try again"):
             await begin(platform.gateway)
 

@@ -249,6 +249,6 @@ async def test_a_worker_of_another_epoch_gets_no_request(links: Links, make_work
 
 
 async def test_without_any_worker_a_request_is_refused_at_once(links: Links) -> None:
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(0.2):
         with pytest.raises(Unavailable):
             await links.submit(CARD, a_submit())

@@ -41,7 +41,7 @@ async def test_a_taken_port_cannot_be_taken_again() -> None:
     await second.stop(None)
 
 
-async def test_a_frozen_peer_is_noticed_within_seconds() -> None:
+async def test_a_frozen_peer_is_noticed_within_five_seconds() -> None:
     with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as server:  # noqa: ASYNC220
         assert server.stdout is not None
         port = int(server.stdout.readline())
@@ -54,7 +54,7 @@ async def test_a_frozen_peer_is_noticed_within_seconds() -> None:
                 async with asyncio.timeout(20):
                     await updates.read()
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-            assert time.monotonic() - frozen_s < 15  # a minute without our options
+            assert time.monotonic() - frozen_s < 5
         server.kill()
 
 

@@ -101,7 +101,7 @@ class GatewayProcess:
 def run_gateway(settings: GatewaySettings) -> None:
     """Serve until SIGTERM or SIGINT, then drain and stop; a second signal skips what is left of the drain."""
     setup_logging("gateway")
-    # uvloop takes an eighth off what a streamed token costs here (tests/bench/token_cost.py).
+    # A streamed token costs less on uvloop than on asyncio's own loop.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve_until_signal(GatewayProcess(settings)))
 
