@@ -1,15 +1,19 @@
-"""Paged attention against attention over dense tensors in float64; every slot that must not count holds NaN."""
+"""Paged attention of every backend against attention over dense tensors in float64."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.backends import backend_or_skip
+from support.paged import Case, Paged, attend, build, by_hand
 from torch.testing import assert_close
 
-from gemline_kernels.reference import paged_attention
+from gemline_kernels.backend import Backend
+
+WINDOW = 40
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -21,171 +25,153 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(num_threads)
 
 
-@dataclass(frozen=True)
-class Case:
-    """A ragged batch: (number of queries, context length) of each sequence, and the layer's constants."""
-
-    lengths: tuple[tuple[int, int], ...]
-    window: int | None = None
-    cap: float | None = 50.0
-    scale: float = 0.3
-    num_heads: int = 4
-    num_kv_heads: int = 2
-    width: int = 6
-    block_size: int = 4
-    dtype: torch.dtype = torch.float32
-    query_rms: float = 4.0
+# The attention of "onednn" is the reference's.
+@pytest.fixture(params=["reference", "native"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return backend_or_skip(request.param)
 
 
-@dataclass(frozen=True)
-class Paged:
-    """The same keys and values twice: dense, and in blocks of a pool, scattered and poisoned."""
-
-    query_THK: torch.Tensor
-    dense: list[tuple[torch.Tensor, torch.Tensor]]
-    keys_NSGK: torch.Tensor
-    values_NSGK: torch.Tensor
-    block_table_BP: torch.Tensor
-
-
-def build(case: Case, seed: int = 0) -> Paged:
-    random = torch.Generator().manual_seed(seed)
-    size, longest = case.block_size, max(context for _, context in case.lengths)
-    num_pages = -(-longest // size)
-    num_blocks = num_pages * len(case.lengths) + 1
-    order = torch.randperm(num_blocks, generator=random)
-    table_BP = torch.full((len(case.lengths), num_pages), -1_000_000)
-    pools = torch.full((2, num_blocks, size, case.num_kv_heads, case.width), float("nan"), dtype=case.dtype)
-    dense = []
-    for sequence, (num_queries, context) in enumerate(case.lengths):
-        shape = (2, context, case.num_kv_heads, case.width)
-        both = (torch.randn(shape, generator=random) * 4).to(case.dtype)
-        first = 0 if case.window is None else max(0, context - num_queries - case.window + 1)
-        for position in range(first, context):
-            block = int(order[sequence * num_pages + position // size])
-            table_BP[sequence, position // size] = block
-            pools[:, block, position % size] = both[:, position]
-        dense.append((both[0], both[1]))
-    num_rows = sum(num_queries for num_queries, _ in case.lengths)
-    query_THK = torch.randn(num_rows, case.num_heads, case.width, generator=random) * case.query_rms
-    return Paged(query_THK.to(case.dtype), dense, pools[0], pools[1], table_BP)
-
-
-def attend(case: Case, paged: Paged) -> torch.Tensor:
-    query_start = [0]
-    for num_queries, _ in case.lengths:
-        query_start.append(query_start[-1] + num_queries)
-    return paged_attention(
-        paged.query_THK,
-        paged.keys_NSGK,
-        paged.values_NSGK,
-        paged.block_table_BP,
-        query_start,
-        [context for _, context in case.lengths],
-        window=case.window,
-        scale=case.scale,
-        cap=case.cap,
-    )
-
-
-def by_hand(case: Case, paged: Paged) -> torch.Tensor:
-    """One query and one head at a time."""
-    rows, row = [], 0
-    for (num_queries, context), (keys, values) in zip(case.lengths, paged.dense, strict=True):
-        for position in range(context - num_queries, context):
-            first = 0 if case.window is None else max(0, position - case.window + 1)
-            heads = []
-            for head in range(case.num_heads):
-                group = head // (case.num_heads // case.num_kv_heads)
-                seen = slice(first, position + 1)
-                scores = keys[seen, group].double() @ paged.query_THK[row, head].double() * case.scale
-                scores = scores if case.cap is None else case.cap * torch.tanh(scores / case.cap)
-                heads.append(scores.softmax(0) @ values[seen, group].double())
-            rows.append(torch.stack(heads))
-            row += 1
-    return torch.stack(rows)
-
-
-def check(case: Case, seed: int = 0) -> None:
+def check(backend: Backend, case: Case, seed: int = 0) -> None:
     paged = build(case, seed)
-    actual, tolerance = attend(case, paged), 1e-4 if case.dtype == torch.float32 else 0.1
+    actual, expected = attend(backend, case, paged), by_hand(case, paged)
     assert actual.dtype == case.dtype
-    assert_close(actual.double(), by_hand(case, paged), rtol=0, atol=tolerance)
+    if case.dtype == torch.float32:
+        assert_close(actual.double(), expected, rtol=0, atol=2e-4)
+    else:  # rounded once: half a unit of the last of 8 bits
+        assert_close(actual.double(), expected, rtol=2**-8, atol=2e-3)
 
 
-lengths = st.integers(1, 30).flatmap(lambda context: st.tuples(st.integers(1, context) | st.just(1), st.just(context)))
+def lengths_up_to(longest: int) -> st.SearchStrategy[tuple[int, int]]:
+    """(number of queries, context length)"""
+    contexts = st.integers(1, longest)
+    return contexts.flatmap(lambda context: st.tuples(st.integers(1, context) | st.just(1), st.just(context)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     case=st.builds(
         Case,
-        lengths=st.lists(lengths, min_size=1, max_size=5).map(tuple),
-        window=st.none() | st.integers(1, 31),
-        cap=st.none() | st.just(50.0),
-        num_heads=st.sampled_from([4, 8]),
+        lengths=st.lists(lengths_up_to(40), min_size=1, max_size=5).map(tuple),
+        window=st.none() | st.integers(1, 41),
+        cap=st.none() | st.sampled_from([30.0, 50.0, 100.0]),
+        num_heads=st.sampled_from([4, 8, 12, 20, 28]),
         num_kv_heads=st.sampled_from([1, 2, 4]),
+        width=st.sampled_from([6, 16, 32, 48, 80, 144]),
         block_size=st.sampled_from([1, 3, 4, 16]),
+        dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+        query_rms=st.sampled_from([0.1, 1.0, 4.0]),
     ),
     seed=st.integers(0, 1000),
 )
-def test_every_ragged_batch_agrees_with_dense_attention(case: Case, seed: int) -> None:
-    check(case, seed)
+def test_every_ragged_batch_agrees_with_dense_attention(backend: Backend, case: Case, seed: int) -> None:
+    check(backend, case, seed)
 
 
 @pytest.mark.parametrize("context", [3, 4, 5, 8, 9])
 @pytest.mark.parametrize("window", [None, 1, 3, 4, 5, 7])
-def test_lengths_around_a_block_boundary_agree(context: int, window: int | None) -> None:
-    check(Case(((1, context), (1, context + 1), (context, context), (2, context + 4)), window))
+def test_lengths_around_a_block_boundary_agree(backend: Backend, context: int, window: int | None) -> None:
+    check(backend, Case(((1, context), (1, context + 1), (context, context), (2, context + 4)), window))
+
+
+@pytest.mark.parametrize("context", [63, 64, 65, 127, 128, 129, 256, 257, 300, 1025])
+def test_lengths_around_what_the_kernel_takes_at_once_agree(backend: Backend, context: int) -> None:
+    check(backend, Case(((1, context), (3, context)), num_heads=2, num_kv_heads=1, block_size=16))
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1, 2 * WINDOW])
+@pytest.mark.parametrize("num_queries", [1, 2, 37])
+def test_lengths_around_a_window_agree(backend: Backend, more: int, num_queries: int) -> None:
+    check(backend, Case(((num_queries, WINDOW + more), (1, 3)), window=WINDOW))
 
 
 @pytest.mark.parametrize("num_queries", [1, 3])
-def test_the_window_holds_exactly_that_many_keys(num_queries: int) -> None:
+def test_the_window_holds_exactly_that_many_keys(backend: Backend, num_queries: int) -> None:
     """The first query stands at position p: the key at p - window + 1 counts, the one before it does not."""
-    case = Case(((num_queries, 12),), window=5)
-    paged = build(Case(case.lengths, window=None))
+    case = Case(((num_queries, 12),), window=5, query_rms=0.5)
+    paged = build(replace(case, window=None))
     before, edge = 12 - num_queries - 5, 12 - num_queries - 4
-    expected = attend(case, paged)
+    expected = attend(backend, case, paged)
     for position, counts in ((before, False), (edge, True)):
         block = paged.block_table_BP[0, position // 4]
         saved = paged.values_NSGK[block, position % 4].clone()
         paged.values_NSGK[block, position % 4] += 1e6
-        assert attend(case, paged)[0].equal(expected[0]) is not counts
+        assert attend(backend, case, paged)[0].equal(expected[0]) is not counts
         paged.values_NSGK[block, position % 4] = saved
 
 
-def test_many_decoding_sequences_of_very_different_lengths_agree() -> None:
-    check(Case(tuple((1, context) for context in (1, 1, 2, 3, 9, 17, 30, 33, 64, 65, 130)), window=40))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_mixed_batch_of_very_different_lengths_agrees(backend: Backend, dtype: torch.dtype) -> None:
+    decoding = tuple((1, context) for context in (1, 1, 2, 3, 9, 17, 30, 33, 64, 65, 130, 700))
+    check(backend, Case((*decoding, (70, 90), (2, 2), (5, 300)), window=WINDOW, dtype=dtype))
 
 
-def test_a_prompt_of_many_tiles_agrees() -> None:
+def test_a_prompt_of_many_tiles_agrees(backend: Backend) -> None:
     """600 queries over 1200 keys of 8 heads are more scores than one tile holds."""
-    case = Case(((600, 1200),), window=None, num_heads=8, width=4, block_size=16, query_rms=1.0)
+    case = Case(((600, 1200),), window=None, num_heads=8, block_size=16, query_rms=1.0)
     paged = build(case)
-    last = Case(((1, 1200),), num_heads=8, width=4, block_size=16)
+    last = Case(((1, 1200),), num_heads=8, block_size=16)
     alone = Paged(paged.query_THK[-1:], paged.dense, paged.keys_NSGK, paged.values_NSGK, paged.block_table_BP)
-    assert_close(attend(case, paged)[-1:].double(), by_hand(last, alone), rtol=0, atol=1e-4)
-    first = Case(((1, 601),), num_heads=8, width=4, block_size=16)
+    assert_close(attend(backend, case, paged)[-1:].double(), by_hand(last, alone), rtol=0, atol=1e-4)
+    first = Case(((1, 601),), num_heads=8, block_size=16)
     prefix = [(keys[:601], values[:601]) for keys, values in paged.dense]
     alone = Paged(paged.query_THK[:1], prefix, paged.keys_NSGK, paged.values_NSGK, paged.block_table_BP)
-    assert_close(attend(case, paged)[:1].double(), by_hand(first, alone), rtol=0, atol=1e-4)
+    assert_close(attend(backend, case, paged)[:1].double(), by_hand(first, alone), rtol=0, atol=1e-4)
 
 
-def test_the_cap_matters_for_these_inputs() -> None:
+@pytest.mark.parametrize("num_queries", [1, 6])
+@pytest.mark.parametrize("scores", [(50.0, -50.0), (-50.0, -50.0), (50.0, 50.0)])
+def test_scores_at_both_ends_of_the_cap_agree(backend: Backend, num_queries: int, scores: tuple[float, float]) -> None:
+    """The first key far over the cap (or under), all others far under (or over)."""
+    case = Case(((num_queries, 90),), num_heads=4, num_kv_heads=1, scale=1.0)
+    paged = build(case)
+    paged.query_THK[:] = 1.0
+    for position in range(90):
+        key = torch.full((1, case.width), (scores[0] if position == 0 else scores[1]) * 100)
+        paged.dense[0][0][position] = key
+        paged.keys_NSGK[paged.block_table_BP[0, position // 4], position % 4] = key
+    assert_close(attend(backend, case, paged).double(), by_hand(case, paged), rtol=0, atol=1e-4)
+
+
+def test_the_cap_matters_for_these_inputs(backend: Backend) -> None:
     """Otherwise an attention that forgets the cap would pass every other test here."""
     capped, free = Case(((5, 20), (1, 20))), Case(((5, 20), (1, 20)), cap=None)
-    assert (attend(capped, build(capped)) - attend(free, build(free))).abs().max() > 0.1
+    assert (attend(backend, capped, build(capped)) - attend(backend, free, build(free))).abs().max() > 0.1
 
 
-def test_bfloat16_is_computed_in_float32_inside() -> None:
-    check(Case(((5, 20), (1, 9), (1, 20)), dtype=torch.bfloat16, window=7))
-
-
-def test_a_nan_in_one_sequence_stays_there() -> None:
+def test_a_nan_in_one_sequence_stays_there(backend: Backend) -> None:
     case = Case(((1, 9), (1, 10), (3, 8)))
     paged = build(case)
-    expected = attend(case, paged)
+    expected = attend(backend, case, paged)
     paged.values_NSGK[paged.block_table_BP[0, 1], 2] = float("nan")
-    actual = attend(case, paged)
+    actual = attend(backend, case, paged)
     assert actual[0].isnan().all()
     assert actual[1:].equal(expected[1:])
+
+
+MIXED = Case(((1, 400), (90, 130), (1, 7), (33, 33), (1, 65), (1, 1030)), window=700, num_heads=8, block_size=16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_native_results_do_not_depend_on_the_number_of_threads(dtype: torch.dtype) -> None:
+    native, case = backend_or_skip("native"), replace(MIXED, dtype=dtype)
+    paged = build(case)
+    alone = attend(native, case, paged)
+    torch.set_num_threads(2)
+    try:
+        for _ in range(5):
+            assert attend(native, case, paged).equal(alone)
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_native_decode_row_does_not_depend_on_the_others(dtype: torch.dtype) -> None:
+    native, case = backend_or_skip("native"), replace(MIXED, dtype=dtype)
+    paged = build(case)
+    together, row = attend(native, case, paged), 0
+    for sequence, (num_queries, context) in enumerate(case.lengths):
+        if num_queries == 1:
+            table_BP = paged.block_table_BP[sequence : sequence + 1]
+            alone = replace(paged, query_THK=paged.query_THK[row : row + 1], block_table_BP=table_BP)
+            assert attend(native, replace(case, lengths=((1, context),)), alone)[0].equal(together[row])
+        row += num_queries

@@ -16,16 +16,6 @@ def test_the_reference_module_is_a_backend() -> None:
     assert backend is reference
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rms_norm_is_computed_in_float32_and_multiplies_by_one_plus_weight(dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
-    x_TD, weight_D = (torch.randn(5, 24) * 3).to(dtype), torch.randn(24).to(dtype)
-    exact = x_TD.double() / (x_TD.double().square().mean(-1, keepdim=True) + 1e-6).sqrt() * (1 + weight_D.double())
-    actual = reference.rms_norm(x_TD, weight_D, 1e-6)
-    assert actual.dtype == dtype
-    assert_close(actual.double(), exact, rtol=1e-6 if dtype == torch.float32 else 4e-3, atol=1e-6)
-
-
 def test_rms_norm_of_zeros_is_zero() -> None:
     assert reference.rms_norm(torch.zeros(1, 8), torch.ones(8), 1e-6).eq(0).all()
 
@@ -36,32 +26,28 @@ def test_rope_turns_each_pair_by_its_position_times_its_frequency() -> None:
     frequencies = torch.tensor([10000.0 ** (-2 * pair / 8) for pair in range(4)], dtype=torch.float64)
     turns = torch.polar(torch.ones(6, 4, dtype=torch.float64), positions_T.double()[:, None] * frequencies)
     turned = torch.complex(x_THK[..., :4].double(), x_THK[..., 4:].double()) * turns[:, None]
-    actual = reference.rope(x_THK, reference.rope_angles(positions_T, 8, 10000.0, torch.float32))
+    actual = reference.rope(x_THK, reference.rope_table(8192, 8, 10000.0), positions_T)
     # At position 8191 a float32 angle itself is only known to about 5e-4.
     assert_close(actual.double(), torch.cat((turned.real, turned.imag), dim=-1), rtol=0, atol=2e-3)
     assert_close(actual[0], x_THK[0])
 
 
-def test_rope_keeps_the_dtype() -> None:
-    angles = reference.rope_angles(torch.arange(3), 4, 10000.0, torch.bfloat16)
-    assert reference.rope(torch.ones(3, 1, 4, dtype=torch.bfloat16), angles).dtype == torch.bfloat16
-
-
-def test_angles_are_computed_in_float32_and_only_then_rounded() -> None:
-    """In bfloat16 8191 would be 8192, one radian further."""
-    cos_TK, sin_TK = reference.rope_angles(torch.tensor([77, 8191]), 4, 10000.0, torch.bfloat16)
-    exact_TK = torch.tensor([[p, p / 100] * 2 for p in (77, 8191)], dtype=torch.float64)
-    assert_close(cos_TK.double(), exact_TK.cos(), rtol=0, atol=5e-3)
-    assert_close(sin_TK.double(), exact_TK.sin(), rtol=0, atol=5e-3)
+def test_rope_of_bfloat16_is_rounded_once_at_the_end() -> None:
+    """With angles in bfloat16, position 8191 would be 8192, one radian further."""
+    table, positions_T = reference.rope_table(8192, 4, 10000.0), torch.tensor([77, 4000, 8191])
+    x_THK = torch.randn(3, 1, 4, dtype=torch.bfloat16)
+    turned = reference.rope(x_THK, table, positions_T)
+    assert turned.equal(reference.rope(x_THK.float(), table, positions_T).bfloat16())
 
 
 def test_products_of_turned_vectors_depend_on_the_distance_alone() -> None:
     torch.manual_seed(0)
     query_K, key_K = torch.randn(2, 16)
+    table = reference.rope_table(200, 16, 10000.0)
 
     def product(query_position: int, key_position: int) -> float:
-        angles = reference.rope_angles(torch.tensor([query_position, key_position]), 16, 10000.0, torch.float32)
-        query, key = reference.rope(torch.stack((query_K, key_K))[:, None], angles)
+        positions_T = torch.tensor([query_position, key_position])
+        query, key = reference.rope(torch.stack((query_K, key_K))[:, None], table, positions_T)
         return float((query * key).sum())
 
     assert math.isclose(product(10, 3), product(110, 103), abs_tol=1e-4)

@@ -1,0 +1,194 @@
+"""Gemma 2's layers over a ragged batch and a paged cache, as operations of any backend, one after the other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+
+from gemline_kernels.backend import Backend, Gated, Linear, RopeTable
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One layer's packed weights: projections that read the same input are one."""
+
+    window: int | None  # positions that a query sees, its own included; None for all
+    query_key_value: Linear
+    attention_out: Linear
+    gate_up: Gated
+    down: Linear
+    post_attention_norm_D: torch.Tensor
+    pre_feedforward_norm_D: torch.Tensor
+    post_feedforward_norm_D: torch.Tensor
+    next_norm_D: torch.Tensor  # the next layer's input norm, or the model's final one
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the packed matrices take."""
+        return sum(part.num_bytes for part in (self.query_key_value, self.attention_out, self.gate_up, self.down))
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """All layers' weights, and what they share."""
+
+    layers: tuple[LayerWeights, ...]
+    first_norm_D: torch.Tensor
+    rope_table: RopeTable
+    num_heads: int
+    num_groups: int
+    head_dim: int
+    scale: float
+    cap: float | None
+    eps: float
+
+
+class KeysValues(NamedTuple):
+    """Keys and values of one layer, of the same shape: [N, S, G, K] for a pool, [T, G, K] for chosen slots."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+class Step(Protocol):
+    """T new tokens of B sequences. All tensors are int64 and contiguous."""
+
+    @property
+    def positions_T(self) -> torch.Tensor:
+        """Of each new token in its sequence."""
+
+    @property
+    def global_slots_T(self) -> torch.Tensor:
+        """Where layers without a window write each token."""
+
+    @property
+    def local_slots_T(self) -> torch.Tensor:
+        """The same for layers with one."""
+
+    @property
+    def global_table_BP(self) -> torch.Tensor:
+        """Blocks of each sequence, for layers without a window."""
+
+    @property
+    def local_table_BP(self) -> torch.Tensor:
+        """The same for layers with one."""
+
+    @property
+    def query_start(self) -> torch.Tensor:
+        """B + 1 numbers, on the CPU: sequence b owns the rows [query_start[b], query_start[b + 1])."""
+
+    @property
+    def context_len(self) -> torch.Tensor:
+        """B numbers, on the CPU: positions of each sequence, the new ones included."""
+
+    @property
+    def sample_rows(self) -> torch.Tensor:
+        """Rows of T whose result is wanted, in the order of the answer."""
+
+
+class Layers(Protocol):
+    """A stack ready to run."""
+
+    def __call__(self, residual_TD: torch.Tensor, step: Step, pools: Sequence[KeysValues], /) -> torch.Tensor:
+        """normed_BD: the rows of `step.sample_rows` after all layers and the final norm.
+
+        Writes the keys and values of all rows into `pools`, one pair a layer.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class PlainLayers:
+    """The layers as calls of a backend's operations: the specification of any faster way to run them."""
+
+    ops: Backend
+    stack: Stack
+
+    def __call__(self, residual_TD: torch.Tensor, step: Step, pools: Sequence[KeysValues], /) -> torch.Tensor:
+        """As `Layers` says."""
+        ops, stack = self.ops, self.stack
+        narrow = is_worth_narrowing(step)
+        normed_TD = ops.rms_norm(residual_TD, stack.first_norm_D, stack.eps)
+        for layer, pool in zip(stack.layers, pools, strict=True):
+            query_THK = self._write(layer, layer.query_key_value(normed_TD), step, pool)
+            if narrow and layer is stack.layers[-1]:
+                attended_THK = self._attend(layer, query_THK[step.sample_rows], *_narrowed(layer, step), pool)
+                residual_TD = residual_TD[step.sample_rows]
+            else:
+                table_BP = step.global_table_BP if layer.window is None else step.local_table_BP
+                attended_THK = self._attend(layer, query_THK, table_BP, step.query_start, step.context_len, pool)
+            residual_TD, normed_TD = ops.add_norm(
+                layer.attention_out(attended_THK.flatten(1)),
+                residual_TD,
+                layer.post_attention_norm_D,
+                layer.pre_feedforward_norm_D,
+                stack.eps,
+            )
+            residual_TD, normed_TD = ops.add_norm(
+                layer.down(layer.gate_up(normed_TD)),
+                residual_TD,
+                layer.post_feedforward_norm_D,
+                layer.next_norm_D,
+                stack.eps,
+            )
+        return normed_TD if narrow else normed_TD[step.sample_rows]
+
+    def _write(self, layer: LayerWeights, projected_TM: torch.Tensor, step: Step, pool: KeysValues) -> torch.Tensor:
+        """The queries; keys and values go into the pool."""
+        stack = self.stack
+        return self.ops.rope_write(
+            projected_TM.view(len(projected_TM), stack.num_heads + 2 * stack.num_groups, stack.head_dim),
+            stack.rope_table,
+            step.positions_T,
+            *pool,
+            step.global_slots_T if layer.window is None else step.local_slots_T,
+            stack.num_heads,
+        )
+
+    def _attend(
+        self,
+        layer: LayerWeights,
+        query_THK: torch.Tensor,
+        table_BP: torch.Tensor,
+        query_start: torch.Tensor,
+        context_len: torch.Tensor,
+        pool: KeysValues,
+    ) -> torch.Tensor:
+        stack = self.stack
+        return self.ops.paged_attention(
+            query_THK,
+            *pool,
+            table_BP,
+            query_start,
+            context_len,
+            window=layer.window,
+            scale=stack.scale,
+            cap=stack.cap,
+        )
+
+
+def is_worth_narrowing(step: Step) -> bool:
+    """Whether the last layer may drop the rows that are not sampled, once their keys and values are written.
+
+    Nothing reads what it would make of them: of a prompt's rows all but one. With more sampled rows than sequences
+    (all logits of a prompt) each would be attended to by itself, which costs more than it saves.
+    """
+    return len(step.sample_rows) <= len(step.context_len) and len(step.sample_rows) < len(step.positions_T)
+
+
+class _Narrowed(NamedTuple):
+    table_BP: torch.Tensor
+    query_start: torch.Tensor
+    context_len: torch.Tensor
+
+
+def _narrowed(layer: LayerWeights, step: Step) -> _Narrowed:
+    """The sampled rows alone, each as a sequence with one new token."""
+    rows = step.sample_rows.cpu()
+    sequences = torch.searchsorted(step.query_start, rows, right=True) - 1
+    table_BP = step.global_table_BP if layer.window is None else step.local_table_BP
+    return _Narrowed(
+        table_BP[sequences.to(table_BP.device)],
+        torch.arange(len(rows) + 1),
+        step.context_len[sequences] - step.query_start[sequences + 1] + rows + 1,
+    )
