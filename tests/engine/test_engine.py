@@ -59,7 +59,7 @@ def test_a_pool_too_small_for_all_is_slower_not_wrong(greedy: MakeRequest) -> No
     assert answers == {seq_id: toy_answer([seq_id] * 10, 40) for seq_id in answers}
 
 
-def test_local_blocks_that_left_the_window_are_free_at_once(greedy: MakeRequest) -> None:
+def test_local_blocks_that_no_window_can_reach_are_free_at_once(greedy: MakeRequest) -> None:
     engine = toy_engine(replace(SMALL, max_batch_tokens=1))
     engine.add(greedy(1, range(40), max_tokens=4))
     for num_computed in range(1, 41):
@@ -67,8 +67,8 @@ def test_local_blocks_that_left_the_window_are_free_at_once(greedy: MakeRequest)
         num_global = engine.num_blocks.num_global - engine.num_free_blocks.num_global
         num_local = engine.num_blocks.num_local - engine.num_free_blocks.num_local
         assert num_global == num_blocks_for(num_computed, 4)
-        # The next query, at num_computed, sees from num_computed - 5 on.
-        assert num_local == num_global - max(0, num_computed - 5) // 4
+        # A query at the last full block's end, where another request may go on, sees from 5 positions before it on.
+        assert num_local == num_global - max(0, num_computed // 4 * 4 - 5) // 4
 
 
 def test_a_stop_token_ends_the_answer_and_is_its_last(greedy: MakeRequest) -> None:
@@ -256,3 +256,45 @@ def test_everything_can_be_let_go_of(greedy: MakeRequest) -> None:
     engine.step()
     assert {event.seq_id for event in engine.fail_all()} == {1, 2, 3}
     assert engine.num_free_blocks == engine.num_blocks
+
+
+PACED = EngineOptions(num_kv_blocks=64, block_size=4, max_batch_tokens=64, max_running=8)
+
+
+def teach(engine: Engine) -> None:
+    """That a stream alone takes 10 ms a step, and a token 0.5 ms."""
+    for _ in range(9):
+        engine._pacer.observe(1, 0, 0.01)
+        engine._pacer.observe(1, 19, 0.016)
+
+
+def test_a_prompt_that_comes_while_a_stream_runs_is_computed_in_small_pieces(greedy: MakeRequest) -> None:
+    engine = toy_engine(PACED)
+    engine.add(greedy(1, [1] * 50, max_tokens=10))
+    assert engine.step().num_batch_tokens == 50  # nobody to be spared
+    teach(engine)
+    engine.step()
+    engine.add(greedy(2, [2] * 60, max_tokens=1))
+    for _ in range(2):  # and it stays the newcomer whatever the stream says meanwhile
+        teach(engine)
+        assert engine.step().num_batch_tokens == 22
+
+
+def test_prompts_that_came_before_the_streams_are_computed_in_large_pieces(greedy: MakeRequest) -> None:
+    engine = toy_engine(PACED)
+    for seq_id in (1, 2, 3):
+        engine.add(greedy(seq_id, [seq_id] * 50, max_tokens=10))
+    engine.step()
+    teach(engine)
+    assert engine.step().num_batch_tokens == 64
+
+
+def test_a_prompt_is_computed_in_large_pieces_again_when_the_streams_before_it_have_ended(greedy: MakeRequest) -> None:
+    engine = toy_engine(PACED)
+    engine.add(greedy(1, [1] * 50, max_tokens=10))
+    engine.step()
+    engine.add(greedy(2, [2], max_tokens=10))
+    engine.add(greedy(3, [3] * 40, max_tokens=1))
+    engine.cancel(1)
+    teach(engine)
+    assert engine.step().num_batch_tokens == 41

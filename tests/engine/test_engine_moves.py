@@ -1,16 +1,29 @@
-"""Any order of submitting, cancelling, holding, importing and stepping: no block is lost, no token is wrong."""
+"""Any order of submitting, cancelling, holding, importing and stepping, by several tenants whose prompts begin alike:
+no block is lost, none is shared by two tenants, no token is wrong."""
 
 from dataclasses import replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from support.block_account import check_blocks
 
 from gemline.engine.engine import Engine, EngineOptions, EngineRequest
 from gemline.engine.params import SamplingParams
 from gemline.engine.toy import toy_answer, toy_engine
 
-PROMPTS = st.lists(st.integers(0, 96), min_size=1, max_size=34)
+# Prompts of few words, and of many that begin as another one does: the prefix cache finds some of each.
+ROOTS = [list(range(40, 74)), [7] * 34, [*range(40, 56), *range(18)]]
+PROMPTS = st.one_of(
+    st.builds(
+        lambda root, length, more: ROOTS[root][:length] + more,
+        st.integers(0, 2),
+        st.integers(1, 30),
+        st.lists(st.integers(0, 96), max_size=4),
+    ),
+    st.lists(st.integers(0, 96), min_size=1, max_size=34),
+)
+SALTS = st.sampled_from([b"", b"tenant 1", b"tenant 2"])
 LENGTHS = st.integers(1, 30)
 
 
@@ -21,44 +34,67 @@ class EngineMoves(RuleBasedStateMachine):
     held = Bundle("held")
     importing = Bundle("importing")
 
-    @initialize(block_size=st.integers(1, 7), max_batch_tokens=st.integers(1, 40), max_running=st.integers(1, 4))
-    def begin(self, block_size: int, max_batch_tokens: int, max_running: int) -> None:
-        context_blocks = -(-64 // block_size)
+    @initialize(
+        block_size=st.integers(1, 7),
+        num_spare=st.integers(0, 40),
+        max_batch_tokens=st.integers(1, 40),
+        max_running=st.integers(1, 4),
+        prefix_cache=st.sampled_from([True, True, True, False]),
+    )
+    def begin(
+        self, block_size: int, num_spare: int, max_batch_tokens: int, max_running: int, prefix_cache: bool
+    ) -> None:
         options = EngineOptions(
-            num_kv_blocks=context_blocks + 1,
+            num_kv_blocks=-(-64 // block_size) + num_spare,
             block_size=block_size,
             max_batch_tokens=max_batch_tokens,
             max_running=max_running,
             max_waiting=100,
+            prefix_cache=prefix_cache,
         )
         self.engine = toy_engine(options)
         self.donor = toy_engine(EngineOptions(num_kv_blocks=64, block_size=4, max_batch_tokens=64))
         self.num_sequences = 0
+        self.requests: dict[int, EngineRequest] = {}
         self.answers: dict[int, list[int]] = {}
         self.expected: dict[int, list[int]] = {}
 
-    def new_request(self, prompt: list[int], length: int, hold: bool = False) -> EngineRequest:
+    def new_request(self, prompt: list[int], length: int, salt: bytes, hold: bool = False) -> EngineRequest:
         self.num_sequences += 1
         seq_id = self.num_sequences
         self.answers[seq_id], self.expected[seq_id] = [], toy_answer(prompt, 1 if hold else length)
         params = SamplingParams(max_tokens=length, temperature=0.0)
-        return EngineRequest(seq_id, tuple(prompt), len(prompt), params, hold)
+        request = self.requests[seq_id] = EngineRequest(seq_id, tuple(prompt), len(prompt), params, hold, salt)
+        return request
 
-    @rule(target=live, prompt=PROMPTS, length=LENGTHS)
-    def submit(self, prompt: list[int], length: int) -> int:
-        request = self.new_request(prompt, length)
+    @rule(target=live, prompt=PROMPTS, length=LENGTHS, salt=SALTS)
+    def submit(self, prompt: list[int], length: int, salt: bytes) -> int:
+        request = self.new_request(prompt, length, salt)
         self.engine.add(request)
         return request.seq_id
 
-    @rule(target=held, prompt=PROMPTS)
-    def hold(self, prompt: list[int]) -> int:
-        request = self.new_request(prompt, 9, hold=True)
+    @rule(target=live, seq_id=live, more=st.lists(st.integers(0, 96), min_size=1, max_size=6), length=LENGTHS)
+    def next_turn(self, seq_id: int, more: list[int], length: int) -> object:
+        """Goes on from what another request asked and was answered, be it finished or not."""
+        if seq_id not in self.answers:
+            return multiple()
+        earlier = self.requests[seq_id]
+        prompt = [*earlier.token_ids, *self.answers[seq_id], *more]
+        if len(prompt) + length > 64:
+            return multiple()
+        request = self.new_request(prompt, length, earlier.cache_salt)
         self.engine.add(request)
         return request.seq_id
 
-    @rule(target=importing, prompt=PROMPTS, length=LENGTHS)
-    def reserve(self, prompt: list[int], length: int) -> object:
-        request = self.new_request(prompt, length)
+    @rule(target=held, prompt=PROMPTS, salt=SALTS)
+    def hold(self, prompt: list[int], salt: bytes) -> int:
+        request = self.new_request(prompt, 9, salt, hold=True)
+        self.engine.add(request)
+        return request.seq_id
+
+    @rule(target=importing, prompt=PROMPTS, length=LENGTHS, salt=SALTS)
+    def reserve(self, prompt: list[int], length: int, salt: bytes) -> object:
+        request = self.new_request(prompt, length, salt)
         if self.engine.reserve(request):
             return request
         self.forget(request.seq_id)
@@ -106,24 +142,9 @@ class EngineMoves(RuleBasedStateMachine):
                 self.answers[event.seq_id].append(event.token_id)
 
     @invariant()
-    def every_block_is_free_or_has_one_owner(self) -> None:
-        if not hasattr(self, "engine"):
-            return
-        sequences = self.engine._roster.by_id.values()
-        for num_blocks, num_free, tables in (
-            (
-                self.engine.num_blocks.num_global,
-                self.engine.num_free_blocks.num_global,
-                [s.global_table for s in sequences],
-            ),
-            (
-                self.engine.num_blocks.num_local,
-                self.engine.num_free_blocks.num_local,
-                [s.local_table for s in sequences],
-            ),
-        ):
-            owned = [i for table in tables for i in table.ids()[table.num_blocks - table.num_held :]]
-            assert len(owned) == len(set(owned)) == num_blocks - num_free
+    def every_block_is_free_or_accounted_for(self) -> None:
+        if hasattr(self, "engine"):
+            check_blocks(self.engine._roster)
 
     @invariant()
     def every_token_is_right(self) -> None:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gemline.engine.checkpoint import load_weights
 from gemline.engine.config import Gemma2Config
 from gemline.engine.engine import Engine, EngineOptions, EngineRequest
 from gemline.engine.events import TokenEvent
 from gemline.engine.model import Gemma2Model
 from gemline.engine.params import SamplingParams
+from gemline.engine.weights import load_weights
 from gemline.errors import CheckpointError
 
 Drain = Callable[[Engine], dict[int, list[int]]]
@@ -174,7 +174,7 @@ def test_a_checkpoint_is_loaded_with_its_revision(tiny_checkpoint: Path) -> None
 
 def test_weights_that_give_no_numbers_are_refused_at_load(tiny_checkpoint: Path, tmp_path: Path) -> None:
     config = Gemma2Config.load(tiny_checkpoint)
-    weights = load_weights(tiny_checkpoint, config)
+    weights = dict(load_weights(tiny_checkpoint, config))
     weights["model.layers.1.mlp.down_proj.weight"] = torch.full(
         (config.hidden_size, config.intermediate_size), torch.nan
     )

@@ -24,9 +24,10 @@ def test_the_share_falls_into_the_chosen_token(vocab_size: int, density: float, 
     mass_RV = weights_RV.double().cumsum(-1)
     for row, (token_id, share) in enumerate(zip(chosen, shares, strict=True)):
         target = share * float(mass_RV[row, -1])
+        edge = 1e-6 * float(mass_RV[row, -1])  # blocks are summed in float32
         assert weights_RV[row, token_id] > 0
-        assert float(mass_RV[row, token_id]) >= target - 1e-9
-        assert token_id == 0 or float(mass_RV[row, token_id - 1]) <= target + 1e-9
+        assert float(mass_RV[row, token_id]) >= target - edge
+        assert token_id == 0 or float(mass_RV[row, token_id - 1]) <= target + edge
 
 
 def test_a_token_of_no_weight_is_never_chosen_at_the_edges() -> None:

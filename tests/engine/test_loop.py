@@ -47,8 +47,10 @@ class Steps:
 
 
 @asynccontextmanager
-async def serving(load: Callable[[], Engine], steps: Callable[[StepResult], None]) -> AsyncIterator[EngineThread]:
-    thread = EngineThread(load, steps)
+async def serving(
+    load: Callable[[], Engine], steps: Callable[[StepResult], None], num_threads: int | None = None
+) -> AsyncIterator[EngineThread]:
+    thread = EngineThread(load, steps, num_threads)
     thread.start()
     await thread.ready()
     yield thread
@@ -114,9 +116,17 @@ async def test_a_call_runs_in_the_engines_thread_and_its_error_comes_back() -> N
         assert thread.is_alive
 
 
-async def test_torch_gets_its_threads_in_the_engines_thread() -> None:
-    async with serving(lambda: toy_engine(replace(SMALL, num_threads=1)), Steps()) as thread:
-        assert await asyncio.wrap_future(thread.call(lambda engine: torch.get_num_threads())) == 1
+async def test_torch_gets_its_threads_in_the_engines_thread_before_it_loads() -> None:
+    while_loading: list[int] = []
+
+    def load() -> Engine:
+        while_loading.append(torch.get_num_threads())
+        return toy_engine()
+
+    for num_threads in (1, 3):
+        async with serving(load, Steps(), num_threads) as thread:
+            assert await asyncio.wrap_future(thread.call(lambda engine: torch.get_num_threads())) == num_threads
+    assert while_loading == [1, 3]
 
 
 async def test_an_idle_engine_sleeps(greedy: MakeRequest) -> None:

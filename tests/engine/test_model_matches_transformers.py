@@ -14,11 +14,11 @@ from transformers import Gemma2Config as TheirConfig
 
 from gemline.demo.checkpoint import TINY, make_checkpoint
 from gemline.engine.batch import Batch
-from gemline.engine.checkpoint import load_weights
 from gemline.engine.config import Gemma2Config
 from gemline.engine.kv_cache import KvCache
 from gemline.engine.model import Gemma2Model
 from gemline.engine.solo import Solo
+from gemline.engine.weights import load_weights
 
 TOLERANCE = 1e-4
 PROMPT_LEN = 23
@@ -160,8 +160,8 @@ def test_sequences_of_one_ragged_batch_each_get_their_own_logits(tmp_path: Path)
             local_slots_T=torch.tensor(slots),
             global_table_BP=tables_BP,
             local_table_BP=local_BP,
-            query_start=query_start,
-            context_len=stops,
+            query_start=torch.tensor(query_start),
+            context_len=torch.tensor(stops),
             sample_rows=torch.arange(query_start[-1]),
         )
         return list(torch.tensor_split(ours.forward(batch, cache), query_start[1:-1]))
@@ -178,9 +178,8 @@ def test_only_the_rows_asked_for_are_given(tmp_path: Path) -> None:
     cache, table_BP, rows_T = KvCache(ours.config, 2, 2, 4, torch.float32), torch.tensor([[0, 1]]), torch.arange(6)
     for wanted in ([5], [3, 0], []):
         sample_rows = torch.tensor(wanted, dtype=torch.int64)
-        batch = Batch(
-            torch.tensor(prompt(6)), rows_T, rows_T, rows_T, table_BP, table_BP, [0, 6], [6], sample_rows=sample_rows
-        )
+        tokens_T, start, stop = torch.tensor(prompt(6)), torch.tensor([0, 6]), torch.tensor([6])
+        batch = Batch(tokens_T, rows_T, rows_T, rows_T, table_BP, table_BP, start, stop, sample_rows)
         logits_BV = ours.forward(batch, cache)
         assert logits_BV.shape == (len(wanted), ours.config.vocab_size)
         assert logits_BV.equal(whole[wanted]) or distance(logits_BV, whole[wanted]) <= TOLERANCE

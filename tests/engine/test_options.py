@@ -16,7 +16,9 @@ def test_float16_is_refused_with_the_reason() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, is 'int8'"),
+        ({"dtype": "int8"}, "dtype must be one of auto, float32, bfloat16, is 'int8'"),
+        ({"quantization": "int3"}, "quantization must be one of none, int8, int4, is 'int3'"),
+        ({"quantization": None}, "quantization must be one of none, int8, int4, is None"),
         ({"num_kv_blocks": 0}, "num_kv_blocks must be a whole number of at least 1, is 0"),
         ({"block_size": 0}, "block_size"),
         ({"max_batch_tokens": -1}, "max_batch_tokens"),

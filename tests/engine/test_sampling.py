@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gemline.engine.draw import uniform
+from gemline.engine.history import History
 from gemline.engine.params import SamplingParams
 from gemline.engine.sampling import Sampled, SampleRow, sample
 
@@ -31,14 +32,14 @@ def drawn(logits: list[float], params: SamplingParams, num_draws: int = 300) -> 
 
 
 def adjusted(logits: list[float], row: SampleRow) -> list[float]:
-    params, counts = row.params, row.answer_counts or {}
+    params, seen = row.params, dict(zip(row.history.token_ids, row.history.answer_counts, strict=True))
     result = []
     for token_id, raw in enumerate(logits):
         value = raw + params.logit_bias.get(token_id, 0.0)
-        if token_id in row.prompt_ids or token_id in counts:
+        if token_id in seen:
             value = value / params.repetition_penalty if value > 0 else value * params.repetition_penalty
-        if token_id in counts:
-            value -= params.presence_penalty + params.frequency_penalty * counts[token_id]
+        if seen.get(token_id):
+            value -= params.presence_penalty + params.frequency_penalty * seen[token_id]
         result.append(value)
     return result
 
@@ -74,8 +75,8 @@ def rows(draw: st.DrawFn, vocab_size: int) -> SampleRow:
         logit_bias=draw(st.dictionaries(ids, st.sampled_from([-100.0, -1.0, 2.0]), max_size=3)),
         num_logprobs=draw(st.one_of(st.none(), st.integers(0, vocab_size + 1))),
     )
-    counts = draw(st.dictionaries(ids, st.integers(1, 4), max_size=4))
-    return SampleRow(params, draw(st.integers(0, 10_000)), draw(st.frozensets(ids, max_size=4)), counts)
+    history = History(draw(st.lists(ids, max_size=5)), draw(st.lists(ids, max_size=6)))
+    return SampleRow(params, draw(st.integers(0, 10_000)), history)
 
 
 @settings(max_examples=150)
@@ -172,7 +173,7 @@ def test_a_row_without_numbers_fails_alone(bad: float, params: SamplingParams) -
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_row_that_penalties_overflow_fails_alone(temperature: float) -> None:
-    wild = SampleRow(SamplingParams(1, temperature, repetition_penalty=1e-9), 0, prompt_ids=(1,))
+    wild = SampleRow(SamplingParams(1, temperature, repetition_penalty=1e-9), 0, History([1]))
     tame = SampleRow(SamplingParams(1, temperature, top_k=1), 0)
     sampled = sample(torch.tensor([[1.0, 1e30], [0.0, 1.0]]), [wild, tame])
     assert sampled == [None, Sampled(1, None)]
@@ -202,6 +203,28 @@ def test_no_more_logprobs_than_tokens() -> None:
 def test_zero_logprobs_are_the_chosen_tokens_alone() -> None:
     logprobs = one([0.0, 1.0], SampleRow(replace(GREEDY, num_logprobs=0), 0)).logprobs
     assert logprobs is not None and logprobs.token_ids == (1,)
+
+
+def test_rows_of_every_kind_get_what_they_get_alone() -> None:
+    generator = torch.Generator().manual_seed(5)
+    logits_BV = 3 * torch.randn((40, 32_000), generator=generator)
+    kinds = [
+        GREEDY,
+        replace(GREEDY, num_logprobs=4),
+        replace(GREEDY, num_logprobs=0),
+        replace(GREEDY, frequency_penalty=0.3, num_logprobs=4),
+        replace(WARM, temperature=0.7),
+        replace(WARM, top_k=40, top_p=0.9),
+        replace(WARM, top_p=0.97),
+        replace(WARM, top_p=0.9, min_p=0.001, logit_bias={17: 4.0}),
+        replace(WARM, presence_penalty=0.5, repetition_penalty=1.2),
+    ]
+    batch = [
+        SampleRow(replace(kinds[index % len(kinds)], seed=index), index, History(range(index), range(0, 90, index + 1)))
+        for index in range(40)
+    ]
+    alone = [sample(logits_BV[index : index + 1], [row])[0] for index, row in enumerate(batch)]
+    assert sample(logits_BV, batch) == alone
 
 
 def test_no_rows_give_no_tokens() -> None:

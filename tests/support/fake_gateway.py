@@ -45,7 +45,11 @@ class FakeGateway(rpc.InferenceServicer):
     """Takes the next entry of `script` for each answer, `Say()` when it is empty."""
 
     script: deque[Fail | Say] = field(default_factory=deque)
-    models: list[pb.Model] = field(default_factory=lambda: [pb.Model(id="gemma", context_length=128, revision="ab")])
+    models: list[pb.Model] = field(
+        default_factory=lambda: [
+            pb.Model(id="gemma", context_length=128, revision="ab", dtype="bfloat16", quantization="int8")
+        ]
+    )
     requests: list[object] = field(default_factory=list)
     metadata: list[dict[str, str | bytes]] = field(default_factory=list)
     deadlines_s: list[float | None] = field(default_factory=list)
@@ -133,7 +137,7 @@ def _abort(context: rpc._ServicerContext, fail: Fail) -> NoReturn:
 
 
 def _usage(said: Say) -> pb.Usage:
-    return pb.Usage(prompt_tokens=7, completion_tokens=len(said.pieces))
+    return pb.Usage(prompt_tokens=7, completion_tokens=len(said.pieces), cached_tokens=4)
 
 
 class Served:

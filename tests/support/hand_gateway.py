@@ -25,6 +25,7 @@ class Answer:
     logprobs: list[tuple[tuple[int, ...], tuple[float, ...]]] = field(default_factory=list)
     finish: sampling_pb2.FinishReason.ValueType = sampling_pb2.FINISH_REASON_UNSPECIFIED
     error: str = ""
+    num_cached: list[int] = field(default_factory=list)  # of every event
     first: asyncio.Event = field(default_factory=asyncio.Event)  # set with the first token, or the end
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -40,7 +41,7 @@ class HandGateway:
         self.broken: asyncio.Future[grpc.StatusCode] = asyncio.get_running_loop().create_future()
 
     async def submit(
-        self, handle: int, token_ids: Sequence[int], params: SamplingParams, *, traceparent: str = ""
+        self, handle: int, token_ids: Sequence[int], params: SamplingParams, *, traceparent: str = "", salt: bytes = b""
     ) -> Answer:
         answer = self.answers[handle] = Answer()
         submit = decode_pb2.Submit(
@@ -50,14 +51,15 @@ class HandGateway:
             num_prompt_tokens=len(token_ids),
             sampling=sampling_to_proto(params),
             trace_context=traceparent,
+            cache_salt=salt,
         )
         await self._write(decode_pb2.AttachRequest(submit=submit))
         return answer
 
     async def generate(
-        self, handle: int, token_ids: Sequence[int], params: SamplingParams, *, traceparent: str = ""
+        self, handle: int, token_ids: Sequence[int], params: SamplingParams, *, traceparent: str = "", salt: bytes = b""
     ) -> Answer:
-        answer = await self.submit(handle, token_ids, params, traceparent=traceparent)
+        answer = await self.submit(handle, token_ids, params, traceparent=traceparent, salt=salt)
         await asyncio.wait_for(answer.ended.wait(), 30)
         return answer
 
@@ -82,6 +84,7 @@ class HandGateway:
         for event in step.events:
             answer = self.answers[event.handle]
             answer.token_ids += event.token_ids
+            answer.num_cached.append(event.num_cached_tokens)
             answer.logprobs += [(tuple(item.token_ids), tuple(item.values)) for item in event.logprobs]
             answer.finish = event.finish_reason
             answer.error = event.error.code

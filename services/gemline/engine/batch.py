@@ -20,6 +20,6 @@ class Batch:
     local_slots_T: torch.Tensor  # int64: the same for the local layers
     global_table_BP: torch.Tensor  # int64: entry p holds the positions [p * block_size, (p + 1) * block_size)
     local_table_BP: torch.Tensor  # int64
-    query_start: list[int]  # B + 1 numbers, from 0 to T
-    context_len: list[int]  # B numbers
+    query_start: torch.Tensor  # int64, always on the CPU: B + 1 numbers, from 0 to T
+    context_len: torch.Tensor  # int64, always on the CPU: B numbers
     sample_rows: torch.Tensor  # int64: the rows of T whose logits are wanted, in the order of the answer

@@ -1,4 +1,4 @@
-"""Blocks of the KV pools: who has which. Knows block numbers and positions, not what is stored there."""
+"""Blocks of the KV pools: who holds which. Knows block numbers and positions, not what is stored there."""
 
 from array import array
 from collections.abc import Iterable
@@ -18,35 +18,105 @@ def num_blocks_for(num_positions: int, block_size: int) -> int:
 
 
 class BlockPool:
-    """The free blocks of one pool. A block freed last is given out first: its memory is likeliest still in a cache."""
+    """The blocks of one pool. Each is empty, or held by one or more holders, or idle: held by nobody, but cached.
 
-    __slots__ = ("_free", "_taken", "num_blocks")
+    Empty and idle blocks are both counted as free. A block emptied last is given out first: its memory is likeliest
+    still in a cache. A holder is any positive number; the pool counts how many blocks each of them holds alone.
+    """
+
+    __slots__ = ("_empty", "_holders", "_is_cached", "_num_alone", "_num_holders", "num_blocks", "num_idle")
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
-        self._free = list(range(num_blocks - 1, -1, -1))
-        self._taken = bytearray(num_blocks)
+        self.num_idle = 0
+        self._empty = list(range(num_blocks - 1, -1, -1))
+        self._num_holders = array("q", bytes(8 * num_blocks))
+        self._holders = array("q", bytes(8 * num_blocks))  # XORed: the number of a block's only holder
+        self._is_cached = bytearray(num_blocks)
+        self._num_alone: dict[int, int] = {}
+
+    @property
+    def num_empty(self) -> int:
+        """Blocks that `allocate` can give."""
+        return len(self._empty)
 
     @property
     def num_free(self) -> int:
-        """Blocks that nobody has."""
-        return len(self._free)
+        """Blocks that nobody holds."""
+        return len(self._empty) + self.num_idle
 
-    def allocate(self) -> int:
-        """A block that is the caller's until freed. Raises IndexError when there is none."""
-        if not self._free:
-            raise IndexError(f"all {self.num_blocks} blocks are taken")
-        block_id = self._free.pop()
-        self._taken[block_id] = 1
+    def num_alone(self, holder: int) -> int:
+        """Blocks that this holder shares with nobody: they are free when it releases them."""
+        return self._num_alone.get(holder, 0)
+
+    def is_held(self, block_id: int) -> bool:
+        """Whether anybody holds it."""
+        return self._num_holders[block_id] > 0
+
+    def allocate(self, holder: int) -> int:
+        """An empty block, held from now on. Raises IndexError when there is none."""
+        if not self._empty:
+            raise IndexError(f"of {self.num_blocks} blocks none is empty")
+        block_id = self._empty.pop()
+        self._num_holders[block_id] = 1
+        self._holders[block_id] = holder
+        self._count_alone(holder, 1)
         return block_id
 
-    def free(self, block_ids: Iterable[int]) -> None:
-        """Takes the blocks back. Raises ValueError on one that is not taken, and then keeps it as it was."""
+    def hold(self, block_id: int, holder: int) -> None:
+        """One more holder of a block that is held or idle."""
+        num_holders = self._num_holders[block_id]
+        if num_holders == 0:
+            if not self._is_cached[block_id]:
+                raise ValueError(f"block {block_id} is empty")
+            self.num_idle -= 1
+            self._count_alone(holder, 1)
+        elif num_holders == 1:
+            self._count_alone(self._holders[block_id], -1)
+        self._num_holders[block_id] = num_holders + 1
+        self._holders[block_id] ^= holder
+
+    def release(self, block_ids: Iterable[int], holder: int) -> list[int]:
+        """One holder less of each; returns those that are idle now. Raises ValueError on one that nobody holds."""
+        idle: list[int] = []
         for block_id in block_ids:
-            if not self._taken[block_id]:
+            num_holders = self._num_holders[block_id] - 1
+            if num_holders < 0:
                 raise ValueError(f"block {block_id} is already free")
-            self._taken[block_id] = 0
-            self._free.append(block_id)
+            self._num_holders[block_id] = num_holders
+            self._holders[block_id] ^= holder
+            if num_holders == 1:
+                self._count_alone(self._holders[block_id], 1)
+            elif num_holders == 0:
+                self._count_alone(holder, -1)
+                if self._is_cached[block_id]:
+                    self.num_idle += 1
+                    idle.append(block_id)
+                else:
+                    self._empty.append(block_id)
+        return idle
+
+    def cache(self, block_id: int) -> None:
+        """Keeps what a held block holds: once nobody holds it, it is idle and not empty."""
+        if not self._num_holders[block_id]:
+            raise ValueError(f"block {block_id} is not held")
+        self._is_cached[block_id] = 1
+
+    def uncache(self, block_id: int) -> None:
+        """Takes that back; an idle block is empty now."""
+        if not self._is_cached[block_id]:
+            raise ValueError(f"block {block_id} is not cached")
+        self._is_cached[block_id] = 0
+        if not self._num_holders[block_id]:
+            self.num_idle -= 1
+            self._empty.append(block_id)
+
+    def _count_alone(self, holder: int, change: int) -> None:
+        count = self._num_alone.get(holder, 0) + change
+        if count:
+            self._num_alone[holder] = count
+        else:
+            del self._num_alone[holder]
 
 
 class BlockTable:
@@ -80,6 +150,16 @@ class BlockTable:
     def append(self, block_id: int) -> None:
         """The block for the next block_size positions."""
         self._block_ids.append(block_id)
+
+    def holds(self, index: int) -> bool:
+        """Whether entry `index` has a block: it is there and not released."""
+        return self._num_released <= index < len(self._block_ids)
+
+    def replace(self, index: int, block_id: int) -> None:
+        """Another block, of the same content, for the entry."""
+        if not self.holds(index):
+            raise IndexError(f"entry {index} has no block")
+        self._block_ids[index] = block_id
 
     def skip_before(self, position: int) -> None:
         """Begins an empty table at the block of `position`: what is before will never be read, and takes no block."""

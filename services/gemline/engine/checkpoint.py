@@ -1,13 +1,7 @@
-"""A checkpoint directory of safetensors files: found, verified against the config, mapped. Knows no engine.
-
-Torch is imported to load weights alone: a tokenization worker needs the revision and no tensor.
-"""
+"""A checkpoint directory of safetensors files: found, checked against the config, hashed. Knows no torch."""
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from safetensors import safe_open
 
 from gemline.engine.config import Gemma2Config
 from gemline.engine.json_fields import JsonFields, read_json_object
@@ -15,17 +9,14 @@ from gemline.engine.manifest import verify_manifest
 from gemline.engine.tensor_file import TensorFile
 from gemline.errors import CheckpointError
 
-if TYPE_CHECKING:
-    import torch
-
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _HEAD = "lm_head.weight"
 _SAMPLE_BYTES = 64
 
 
-def load_weights(model_dir: Path, config: Gemma2Config) -> "dict[str, torch.Tensor]":
-    """Every tensor by its Hugging Face name, in the dtype it is stored in, as views of the mapped files.
+def open_checkpoint(model_dir: Path, config: Gemma2Config) -> tuple[TensorFile, ...]:
+    """The files that hold the tensors, none of which has been read yet.
 
     Raises CheckpointError when a file is damaged or hostile, when SHA256SUMS is there and a file differs from it, and
     when a tensor is missing, unknown or of another shape than the config says.
@@ -33,7 +24,7 @@ def load_weights(model_dir: Path, config: Gemma2Config) -> "dict[str, torch.Tens
     files = _open_files(model_dir)
     _verify(files, config)
     verify_manifest(model_dir)
-    return {name: tensor for file in files for name, tensor in _mapped(file).items()}
+    return tuple(files)
 
 
 def revision(model_dir: Path) -> str:
@@ -50,12 +41,6 @@ def revision(model_dir: Path) -> str:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.hexdigest()
-
-
-def _mapped(file: TensorFile) -> "dict[str, torch.Tensor]":
-    """Memory is taken page by page, as the tensors are read."""
-    with safe_open(file.path, framework="pt") as opened:
-        return {entry.name: opened.get_tensor(entry.name) for entry in file.entries}
 
 
 def _read(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -9,15 +10,16 @@ import torch
 
 from gemline.engine import handover
 from gemline.engine.blocks import BlockCounts
-from gemline.engine.checkpoint import load_weights, revision
 from gemline.engine.config import Gemma2Config, LayerKind
 from gemline.engine.events import FailureEvent, Logprobs, PrefillEvent, StepResult, TokenEvent
 from gemline.engine.handover import Payload, Positions
 from gemline.engine.kv_cache import KvCache, block_bytes
+from gemline.engine.loading import LoadReport, load_model
 from gemline.engine.memory import free_memory_bytes, max_local_blocks, size_pools
-from gemline.engine.model import Gemma2Model
 from gemline.engine.options import EngineOptions
+from gemline.engine.pacing import Load, Pacer
 from gemline.engine.params import SamplingParams
+from gemline.engine.prefix_tree import CacheUse
 from gemline.engine.requests import EngineRequest, check_request
 from gemline.engine.roster import Roster, UnknownSequence
 from gemline.engine.runner import Model, Runner
@@ -41,7 +43,12 @@ class Engine:
     """
 
     def __init__(
-        self, model: Model, config: Gemma2Config, options: EngineOptions, model_revision: str = "unknown"
+        self,
+        model: Model,
+        config: Gemma2Config,
+        options: EngineOptions,
+        model_revision: str = "unknown",
+        report: LoadReport | None = None,
     ) -> None:
         dtype = _torch_dtype(options)
         per_block = (
@@ -50,20 +57,25 @@ class Engine:
         self.config = config
         self.options = options
         self.revision = model_revision
+        self.report = report
         self.num_blocks = size_pools(options, config, BlockCounts(*per_block), free_memory_bytes())
         self._cache = KvCache(config, *self.num_blocks, options.block_size, dtype)
         self._runner = Runner(model, self._cache)
         self._budget = Budget(options.max_batch_tokens, options.max_running)
+        self._pacer = Pacer(options.max_batch_tokens)
         self._roster = Roster(
-            self.num_blocks, options.block_size, config.sliding_window, max_local_blocks(options, config)
+            self.num_blocks,
+            options.block_size,
+            config.sliding_window,
+            max_local_blocks(options, config),
+            model_revision if options.prefix_cache else None,
         )
 
     @classmethod
     def load(cls, model_dir: Path, options: EngineOptions) -> Self:
         """The engine of a checkpoint; it has computed a token. Raises CheckpointError or ConfigurationError."""
-        config = Gemma2Config.load(model_dir)
-        model = Gemma2Model(config, load_weights(model_dir, config), _torch_dtype(options))
-        engine = cls(model, config, options, revision(model_dir))
+        loaded = load_model(model_dir, options)
+        engine = cls(loaded.model, loaded.model.config, loaded.options, loaded.revision, loaded.report)
         if not engine._computes():
             raise CheckpointError(
                 f"{model_dir}: these weights give no first token: logits that are not finite, or an error in the log"
@@ -72,8 +84,18 @@ class Engine:
 
     @property
     def num_free_blocks(self) -> BlockCounts:
-        """Blocks that no sequence has."""
+        """Blocks that no sequence has, those that the prefix cache keeps among them."""
         return self._roster.free
+
+    @property
+    def num_evictable_blocks(self) -> BlockCounts:
+        """Those of them that the prefix cache keeps."""
+        return self._roster.evictable
+
+    @property
+    def cache_use(self) -> CacheUse:
+        """What the prefix cache was good for since the start."""
+        return self._roster.cache_use
 
     @property
     def num_running(self) -> int:
@@ -93,9 +115,12 @@ class Engine:
     def step(self) -> StepResult:
         """Moves every sequence that the budget and the blocks allow, and says what came of it."""
         start_s = time.perf_counter()
-        plan = self._plan()
+        load = self._roster.load
+        plan = self._plan(load)
         outcome = self._run(plan.chunks)
         events = self._commit(plan, outcome)
+        duration_s = time.perf_counter() - start_s
+        self._pacer.observe(load.num_decoding, plan.num_tokens - load.num_decoding, duration_s)
         return StepResult(
             tokens=tuple(event for event in events if isinstance(event, TokenEvent)),
             prefills=tuple(event for event in events if isinstance(event, PrefillEvent)),
@@ -104,7 +129,7 @@ class Engine:
             num_waiting=self.num_waiting,
             num_batch_tokens=plan.num_tokens,
             num_preempted=len(plan.preempted),
-            duration_s=time.perf_counter() - start_s,
+            duration_s=duration_s,
         )
 
     def add(self, request: EngineRequest) -> None:
@@ -115,7 +140,10 @@ class Engine:
         self._roster.enqueue(request)
 
     def cancel(self, seq_id: int) -> None:
-        """Forgets a sequence in whatever state and frees its blocks at once; an unknown number is fine."""
+        """Forgets a sequence in whatever state and frees its blocks at once; an unknown number is fine.
+
+        What it computed stays in the prefix cache until the room is needed.
+        """
         self._roster.remove(seq_id)
 
     def reserve(self, request: EngineRequest) -> bool:
@@ -125,7 +153,7 @@ class Engine:
         request could never be served.
         """
         check_request(request, self.config)
-        state = self._roster.state(self.options.max_running)
+        state = self._roster.state(self._budget)
         if not has_room(state, self._budget, len(request.token_ids)):
             return False
         self._roster.reserve(request)
@@ -155,14 +183,18 @@ class Engine:
         sequence = self._roster.find(seq_id, Status.IMPORTING)
         handover.import_kv(self._cache, sequence, layer, start, stop, payload)
 
-    def finish_import(self, seq_id: int, token_id: int, logprobs: Logprobs | None = None) -> TokenEvent:
+    def finish_import(
+        self, seq_id: int, token_id: int, logprobs: Logprobs | None = None, num_cached: int = 0
+    ) -> TokenEvent:
         """Everything has been imported and `token_id` was generated there: the sequence decodes on, or has ended.
 
-        Raises UnknownSequence when it is gone, InternalError when there is no such token.
+        `num_cached` of its tokens were found in the prefix cache there. Raises UnknownSequence when it is gone,
+        InternalError when there is no such token.
         """
         sequence = self._roster.find(seq_id, Status.IMPORTING)
         if not 0 <= token_id < self.config.vocab_size:  # would break the batch it is computed in
             raise InternalError(f"token id {token_id} is not in the vocabulary of {self.config.vocab_size}")
+        sequence.num_cached = num_cached
         self._roster.computed(sequence, sequence.num_tokens)
         self._roster.start(sequence)
         return self._give(sequence, Sampled(token_id, logprobs))
@@ -181,8 +213,9 @@ class Engine:
         self.add(EngineRequest(0, (self.config.bos_token_id,), 1, params))
         return not self.step().failures
 
-    def _plan(self) -> Plan:
-        plan = schedule(self._roster.state(self.options.max_running), self._budget)
+    def _plan(self, load: Load) -> Plan:
+        budget = replace(self._budget, max_batch_tokens=self._pacer.num_tokens(load))
+        plan = schedule(self._roster.state(budget), budget)
         self._roster.carry_out(plan)
         return plan
 
@@ -215,16 +248,16 @@ class Engine:
 
     def _give(self, sequence: Sequence, sampled: Sampled) -> TokenEvent:
         """One more token; a held sequence keeps its blocks instead, and the token is for whoever fetches it."""
+        num_cached = sequence.num_cached if sequence.num_tokens == sequence.num_given else 0
+        finish = None
         if sequence.hold:
             self._roster.hold(sequence)
-            return TokenEvent(sequence.seq_id, sampled.token_id, sampled.logprobs)
-        finish = sequence.append(sampled.token_id)
-        if finish is not None:
+        elif (finish := self._roster.answer(sequence, sampled.token_id)) is not None:
             self._roster.remove(sequence.seq_id)
-        return TokenEvent(sequence.seq_id, sampled.token_id, sampled.logprobs, finish)
+        return TokenEvent(sequence.seq_id, sampled.token_id, sampled.logprobs, finish, num_cached)
 
     def _fail(self, sequence: Sequence) -> FailureEvent:
-        self._roster.remove(sequence.seq_id)
+        self._roster.remove(sequence.seq_id, failed=True)
         return FailureEvent(sequence.seq_id, InternalError.code, "this request could not be computed")
 
 

@@ -21,12 +21,13 @@ class Logprobs:
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """One sequence got one token; `finish` is set when it was the last."""
+    """One sequence got one token; `finish` is set when it was the last, `num_cached` when it was the first."""
 
     seq_id: int
     token_id: int
     logprobs: Logprobs | None = None
     finish: FinishReason | None = None
+    num_cached: int = 0  # of its tokens, found in the prefix cache and not computed
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,10 @@
 """The keys and values of all layers, in two pools of blocks: global layers and local ones. Knows no block's owner."""
 
-from typing import NamedTuple
-
 import torch
 
 from gemline.engine.config import Gemma2Config, LayerKind
+from gemline_kernels.layers import KeysValues
 from gemline_kernels.reference import write_kv
-
-
-class KeysValues(NamedTuple):
-    """Keys and values of one layer, of the same shape: [N, S, G, K] for a pool, [T, G, K] for chosen slots."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
 
 
 def block_bytes(config: Gemma2Config, kind: LayerKind, block_size: int, dtype: torch.dtype) -> int:
@@ -37,22 +29,22 @@ class KvCache:
         self.block_size = block_size
         self.dtype = dtype
         num_blocks = {LayerKind.GLOBAL: num_global_blocks, LayerKind.LOCAL: num_local_blocks}
-        self._layers = [
+        self.pools = tuple(
             KeysValues(*torch.empty((2, *self._pool_shape(num_blocks[kind])), dtype=dtype, device=device))
             for kind in config.layer_kinds
-        ]
+        )  # of each layer
 
     def layer(self, layer: int) -> KeysValues:
         """The whole pool of one layer: keys_NSGK and values_NSGK, to be written through."""
-        return self._layers[layer]
+        return self.pools[layer]
 
     def write(self, layer: int, slots_T: torch.Tensor, keys_TGK: torch.Tensor, values_TGK: torch.Tensor) -> None:
         """Puts one token's keys and values into each slot, cast to the cache's dtype."""
-        write_kv(keys_TGK, values_TGK, *self._layers[layer], slots_T)
+        write_kv(keys_TGK, values_TGK, *self.pools[layer], slots_T)
 
     def read(self, layer: int, slots_T: torch.Tensor) -> KeysValues:
         """Copies of the keys_TGK and values_TGK in those slots."""
-        keys_NSGK, values_NSGK = self._layers[layer]
+        keys_NSGK, values_NSGK = self.pools[layer]
         return KeysValues(
             keys_NSGK.flatten(0, 1).index_select(0, slots_T), values_NSGK.flatten(0, 1).index_select(0, slots_T)
         )

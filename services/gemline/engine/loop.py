@@ -34,12 +34,16 @@ class EngineThread:
     """Owns the thread in which the engine is loaded, stepped and called; the other methods are for other threads.
 
     `on_step` is called in the engine's thread after each step, and after each request that the engine refused.
+    `num_threads` is how many torch computes in, loading included; None: one for each core this process may use.
     The thread sleeps while there is nothing to do.
     """
 
-    def __init__(self, load: Callable[[], Engine], on_step: Callable[[StepResult], None]) -> None:
+    def __init__(
+        self, load: Callable[[], Engine], on_step: Callable[[StepResult], None], num_threads: int | None = None
+    ) -> None:
         self._load = load
         self._on_step = on_step
+        self._num_threads = num_threads
         self._loaded: concurrent.futures.Future[Engine] = concurrent.futures.Future()
         self._commands: SimpleQueue[_Command] = SimpleQueue()
         self._refused: list[FailureEvent] = []
@@ -130,12 +134,12 @@ class EngineThread:
     def _load_engine(self) -> Engine | None:
         self._loaded.set_running_or_notify_cancel()
         try:
+            # The count belongs to the calling thread; one that was never set takes every core of the machine.
+            torch.set_num_threads(self._num_threads or _num_cores())
             engine = self._load()
         except BaseException as error:
             self._loaded.set_exception(error)
             return None
-        # The count belongs to the calling thread; one that was never set takes every core of the machine.
-        torch.set_num_threads(engine.options.num_threads or _num_cores())
         self._loaded.set_result(engine)
         return engine
 

@@ -33,6 +33,7 @@ class EngineRequest:
     num_prompt_tokens: int  # of them; the rest were generated
     params: SamplingParams
     hold: bool = False  # only prefill, and keep the blocks until cancelled, so that another worker can fetch them
+    cache_salt: bytes = b""  # of its tenant, who alone shares blocks with it; empty: nothing is shared
 
 
 def check_request(request: EngineRequest, config: Gemma2Config) -> None:

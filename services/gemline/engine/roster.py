@@ -1,11 +1,14 @@
 """Who is in the engine, in which state, with which blocks: carries plans out. Knows no model and no cache."""
 
 from bisect import insort
-from collections.abc import Sequence as SequenceOf
 
-from gemline.engine.blocks import BlockCounts, BlockPool, BlockTable, num_blocks_for
+from gemline.engine.blocks import BlockCounts, BlockPool, num_blocks_for
+from gemline.engine.events import FinishReason
+from gemline.engine.pacing import Load
+from gemline.engine.prefix_cache import PrefixCache
+from gemline.engine.prefix_tree import CacheUse, Match
 from gemline.engine.requests import EngineRequest
-from gemline.engine.scheduler import Plan, SchedulerState, SequenceView
+from gemline.engine.scheduler import Budget, Plan, SchedulerState, SequenceView
 from gemline.engine.sequence import Sequence, Status
 
 
@@ -16,21 +19,36 @@ class UnknownSequence(LookupError):
 class Roster:
     """Every live sequence. Those that wait and those that run are kept in lists, the oldest first."""
 
-    def __init__(self, sizes: BlockCounts, block_size: int, window: int, max_local_blocks: int) -> None:
+    def __init__(
+        self, sizes: BlockCounts, block_size: int, window: int, max_local_blocks: int, model_revision: str | None
+    ) -> None:
+        """Without a revision to name blocks by, none is kept for others."""
         self._global_pool = BlockPool(sizes.num_global)
         self._local_pool = BlockPool(sizes.num_local)
+        self._cache = PrefixCache(self._global_pool, self._local_pool, block_size, window, model_revision)
         self._block_size = block_size
         self._window = window
         self._max_local_blocks = max_local_blocks
         self._num_arrivals = 0
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
+        self._matches: dict[int, Match] = {}  # of those in the queue that the scheduler was shown last
         self.by_id: dict[int, Sequence] = {}
 
     @property
     def free(self) -> BlockCounts:
-        """Blocks that nobody has."""
+        """Blocks that no sequence has; the prefix cache may keep them until they are needed."""
         return BlockCounts(self._global_pool.num_free, self._local_pool.num_free)
+
+    @property
+    def evictable(self) -> BlockCounts:
+        """Those of them that the prefix cache keeps."""
+        return BlockCounts(self._global_pool.num_idle, self._local_pool.num_idle)
+
+    @property
+    def cache_use(self) -> CacheUse:
+        """What the prefix cache was good for since the start."""
+        return self._cache.use
 
     @property
     def num_waiting(self) -> int:
@@ -47,11 +65,22 @@ class Roster:
         """Sequences that own blocks but are not in the batch."""
         return len(self.by_id) - len(self._waiting) - len(self._running)
 
-    def state(self, max_waiting: int) -> SchedulerState:
-        """What the scheduler needs to see; of the queue no more than its first `max_waiting`."""
+    @property
+    def load(self) -> Load:
+        """What a step's pace depends on."""
+        streams = [sequence for sequence in self._running if sequence.decodes]
+        prompts = (sequence for sequence in (*self._running, *self._waiting[:1]) if not sequence.decodes)
+        oldest = next(prompts, None)
+        by_newcomer = oldest is not None and any(s.began is not None and s.began < oldest.arrival for s in streams)
+        return Load(len(streams), by_newcomer)
+
+    def state(self, budget: Budget) -> SchedulerState:
+        """What the scheduler needs to see; of the queue no more than one step could begin, and what each would find."""
+        num_places = max(0, budget.max_running - len(self._running) - self.num_reserved)
         return SchedulerState(
-            running=_views(self._running),
-            waiting=_views(self._waiting[:max_waiting]),
+            running=tuple(map(self._running_view, self._running)),
+            waiting=self._waiting_views(num_places, budget.max_batch_tokens),
+            num_waiting=len(self._waiting),
             num_reserved=self.num_reserved,
             free=self.free,
             block_size=self._block_size,
@@ -73,7 +102,7 @@ class Roster:
         """Blocks for all its tokens but, in the local pool, those that its first decoded token cannot see."""
         sequence = self._register(request)
         sequence.status = Status.IMPORTING
-        sequence.local_table.skip_before(max(0, sequence.num_tokens - self._window + 1))
+        self._cache.expect_import(sequence, max(0, sequence.num_tokens - self._window + 1))
         self._cover(sequence, sequence.num_tokens)
 
     def carry_out(self, plan: Plan) -> None:
@@ -81,8 +110,7 @@ class Roster:
         for seq_id in plan.preempted:
             self.send_back(self.by_id[seq_id])
         for seq_id in plan.admitted:
-            self._waiting.remove(self.by_id[seq_id])
-            self.start(self.by_id[seq_id])
+            self._admit(self.by_id[seq_id])
         for chunk in plan.chunks:
             self._cover(self.by_id[chunk.seq_id], chunk.stop)
 
@@ -92,9 +120,22 @@ class Roster:
         insort(self._running, sequence, key=_arrival)
 
     def computed(self, sequence: Sequence, num_computed: int) -> None:
-        """Its tokens up to there are in the cache: the local blocks that no later token can see are free at once."""
+        """Its tokens up to there are in the cache: its full blocks are published, its passed local blocks are free.
+
+        Passed is what neither a later token of it can see nor one that goes on from its last full block.
+        """
+        num_full = num_computed - num_computed % self._block_size
+        is_fuller = sequence.num_computed < num_full
         sequence.num_computed = num_computed
-        self._local_pool.free(sequence.local_table.release_before(num_computed - self._window + 1))
+        if is_fuller or num_computed == sequence.num_given:
+            self._cache.publish(sequence)
+            self._cache.release_before(sequence, num_full - self._window + 1)
+
+    def answer(self, sequence: Sequence, token_id: int) -> FinishReason | None:
+        """One more token of its answer; says whether, and why, it was the last."""
+        if sequence.began is None:
+            sequence.began = self._num_arrivals
+        return sequence.append(token_id)
 
     def hold(self, sequence: Sequence) -> None:
         """Out of the batch; its blocks stay until `remove`."""
@@ -102,15 +143,18 @@ class Roster:
         sequence.status = Status.HELD
 
     def send_back(self, sequence: Sequence) -> None:
-        """Into the queue again, at its age, without blocks: all its tokens will be computed anew."""
+        """Into the queue again, at its age, without blocks: what nobody needs them for meanwhile it will find again."""
         if sequence.status is Status.RUNNING:
             self._running.remove(sequence)
-        self._release(sequence)
+        self._cache.leave(sequence, comes_back=True)
         sequence.num_computed = 0
         self._wait(sequence)
 
-    def remove(self, seq_id: int) -> None:
-        """Forgets it and frees its blocks, whatever its state; an unknown number is fine."""
+    def remove(self, seq_id: int, *, failed: bool = False) -> None:
+        """Forgets it and frees its blocks, whatever its state; an unknown number is fine.
+
+        Its full blocks stay in the prefix cache, but not those of a sequence that failed.
+        """
         sequence = self.by_id.pop(seq_id, None)
         if sequence is None:
             return
@@ -118,13 +162,16 @@ class Roster:
             self._running.remove(sequence)
         elif sequence.status is Status.WAITING:
             self._waiting.remove(sequence)
-        self._release(sequence)
+        if failed:
+            self._cache.retract(sequence)
+        else:
+            self._cache.leave(sequence)
 
     def _register(self, request: EngineRequest) -> Sequence:
         if request.seq_id in self.by_id:
             raise ValueError(f"sequence {request.seq_id} is already there")
         self._num_arrivals += 1
-        sequence = Sequence.begin(request, self._num_arrivals, self._block_size)
+        sequence = Sequence.begin(request, self._num_arrivals, self._block_size, self._cache.begin(request.cache_salt))
         self.by_id[request.seq_id] = sequence
         return sequence
 
@@ -132,33 +179,56 @@ class Roster:
         sequence.status = Status.WAITING
         insort(self._waiting, sequence, key=_arrival)
 
+    def _admit(self, sequence: Sequence) -> None:
+        self._waiting.remove(sequence)
+        match = self._matches.pop(sequence.seq_id, None) or self._cache.match(sequence)
+        is_first = sequence.trail is not None and not sequence.trail.was_admitted
+        sequence.num_computed = self._cache.admit(sequence, match)
+        if is_first:
+            sequence.num_cached = sequence.num_computed
+        self.start(sequence)
+
     def _cover(self, sequence: Sequence, stop: int) -> None:
         """Appends the blocks that positions before `stop` lack."""
         num_blocks = num_blocks_for(stop, self._block_size)
-        for table, pool in self._owned(sequence):
+        if sequence.global_table.num_blocks >= num_blocks:  # and the local table reaches as far
+            return
+        for table, pool, is_local in (
+            (sequence.global_table, self._global_pool, False),
+            (sequence.local_table, self._local_pool, True),
+        ):
             while table.num_blocks < num_blocks:
-                table.append(pool.allocate())
+                if not pool.num_empty:
+                    self._cache.make_room(is_local=is_local)
+                table.append(pool.allocate(sequence.arrival))
 
-    def _release(self, sequence: Sequence) -> None:
-        for table, pool in self._owned(sequence):
-            pool.free(table.release_all())
+    def _running_view(self, sequence: Sequence) -> SequenceView:
+        holder = sequence.arrival
+        return SequenceView(
+            sequence.seq_id,
+            len(sequence.token_ids),
+            sequence.num_computed,
+            sequence.global_table.num_blocks,
+            BlockCounts(self._global_pool.num_alone(holder), self._local_pool.num_alone(holder)),
+        )
 
-    def _owned(self, sequence: Sequence) -> tuple[tuple[BlockTable, BlockPool], ...]:
-        return ((sequence.global_table, self._global_pool), (sequence.local_table, self._local_pool))
+    def _waiting_views(self, num_places: int, num_tokens: int) -> tuple[SequenceView, ...]:
+        """With the prefix that each would find. Whoever comes after the first that cannot be begun is left out."""
+        self._matches.clear()
+        views: list[SequenceView] = []
+        num_blocks_left = self._global_pool.num_free
+        for sequence in self._waiting[:num_places]:
+            match = self._matches[sequence.seq_id] = self._cache.match(sequence)
+            num_found = match.num_blocks * self._block_size
+            views.append(
+                SequenceView(sequence.seq_id, sequence.num_tokens, num_found, match.num_blocks, match.num_idle)
+            )
+            num_tokens -= sequence.num_tokens - num_found
+            num_blocks_left -= num_blocks_for(sequence.num_tokens, self._block_size) - match.num_blocks
+            if num_tokens <= 0 or num_blocks_left < 0:
+                break
+        return tuple(views)
 
 
 def _arrival(sequence: Sequence) -> int:
     return sequence.arrival
-
-
-def _views(sequences: SequenceOf[Sequence]) -> tuple[SequenceView, ...]:
-    return tuple(
-        SequenceView(
-            seq_id=sequence.seq_id,
-            num_tokens=sequence.num_tokens,
-            num_computed=sequence.num_computed,
-            num_blocks=sequence.global_table.num_blocks,
-            num_local_held=sequence.local_table.num_held,
-        )
-        for sequence in sequences
-    )

@@ -4,18 +4,21 @@ A sampled token is the inverse of the distribution's cumulative function at one 
 their ids: rounding that differs between two workers then moves a boundary by as little, and hardly ever a token.
 """
 
-from collections.abc import Collection, Mapping
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 
+from gemline.engine.adjust import bias_, penalize_
+from gemline.engine.blockwise import first_largest
 from gemline.engine.draw import uniform
 from gemline.engine.events import Logprobs
+from gemline.engine.history import History
 from gemline.engine.inversion import invert
+from gemline.engine.logprobs import logprobs
 from gemline.engine.params import SamplingParams
-from gemline.engine.truncation import keep_likeliest
+from gemline.engine.truncation import keep_from_, truncate_
 
 _ELEMENTS_AT_ONCE = 2**19  # two rows of Gemma's vocabulary: larger copies fall out of the processor's cache
 _COLDEST = 1e-30  # a colder temperature is greedy all the same, and is 0 in float32
@@ -23,17 +26,16 @@ _COLDEST = 1e-30  # a colder temperature is greedy all the same, and is 0 in flo
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:
-    """How the token at `position` of one sequence is chosen; the last two are for penalties alone."""
+    """How the token at `position` of one sequence is chosen; the history is for penalties alone."""
 
     params: SamplingParams
     position: int
-    prompt_ids: Collection[int] = ()
-    answer_counts: Mapping[int, int] | None = None
+    history: History = field(default_factory=History)
 
     @property
-    def plain(self) -> bool:
-        """Whether the token is the likeliest by the model's own logits."""
-        return self.params.greedy and not self.params.penalized and not self.params.logit_bias
+    def adjusted(self) -> bool:
+        """Whether the model's own logits are changed before the choice."""
+        return self.params.penalized or bool(self.params.logit_bias)
 
 
 class Sampled(NamedTuple):
@@ -48,93 +50,85 @@ def sample(logits_BV: torch.Tensor, rows: SequenceOf[SampleRow]) -> list[Sampled
 
     None for a row whose maximum is no finite number, as it came or after bias and penalties.
     """
-    if not rows:
-        return []
-    token_ids = _likeliest(logits_BV)
-    others = [index for index, row in enumerate(rows) if token_ids[index] is not None and not row.plain]
-    at_once = max(1, _ELEMENTS_AT_ONCE // logits_BV.shape[-1])
-    for start in range(0, len(others), at_once):
-        indices = others[start : start + at_once]
-        chosen = _choose(logits_BV[indices], [rows[index] for index in indices])
-        for index, token_id in zip(indices, chosen, strict=True):
-            token_ids[index] = token_id
+    token_ids: list[int | None] = [None] * len(rows)
+    as_they_came = [index for index, row in enumerate(rows) if not row.adjusted]
+    if as_they_came:
+        _set(token_ids, as_they_came, _choose(_take(logits_BV, as_they_came), [rows[i] for i in as_they_came]))
+    for indices in _groups([index for index, row in enumerate(rows) if row.adjusted], logits_BV.shape[-1]):
+        adjusted = [rows[index] for index in indices]
+        _set(token_ids, indices, _choose(_adjusted(logits_BV[indices], adjusted), adjusted))
+    found = _logprobs(logits_BV, token_ids, [row.params.num_logprobs for row in rows])
     return [
-        None if token_id is None else Sampled(token_id, _logprobs(logits_V, token_id, row.params.num_logprobs))
-        for logits_V, token_id, row in zip(logits_BV, token_ids, rows, strict=True)
+        None if token_id is None else Sampled(token_id, found.get(index)) for index, token_id in enumerate(token_ids)
     ]
 
 
-def _likeliest(logits_BV: torch.Tensor) -> list[int | None]:
-    """For each row the first token of the highest logit; None where that is no finite number."""
-    best_B = logits_BV.max(dim=-1)  # NaN if there is one in the row
-    finite: list[bool] = torch.isfinite(best_B.values).tolist()
-    token_ids: list[int] = best_B.indices.tolist()
-    return [token_id if usable else None for token_id, usable in zip(token_ids, finite, strict=True)]
-
-
-def _choose(logits_RV: torch.Tensor, rows: list[SampleRow]) -> list[int | None]:
-    """Tokens by all that `params` say; changes the logits."""
-    for logits_V, row in zip(logits_RV, rows, strict=True):
-        _bias_(logits_V, row.params.logit_bias)
-        _penalize_(logits_V, row)
-    chosen = _likeliest(logits_RV)
-    warm = [index for index, row in enumerate(rows) if chosen[index] is not None and not row.params.greedy]
-    if warm:
-        drawn = _draw(logits_RV[warm] if len(warm) < len(rows) else logits_RV, [rows[index] for index in warm])
-        for index, token_id in zip(warm, drawn, strict=True):
-            chosen[index] = token_id
-    return chosen
-
-
-def _bias_(logits_V: torch.Tensor, logit_bias: Mapping[int, float]) -> None:
-    if logit_bias:
-        logits_V[_ids(logit_bias, logits_V)] += logits_V.new_tensor(list(logit_bias.values()))
-
-
-def _penalize_(logits_V: torch.Tensor, row: SampleRow) -> None:
-    """Repetition divides a positive logit and multiplies a negative one (Keskar et al., 2019); the others subtract."""
-    params, counts = row.params, row.answer_counts or {}
-    if params.repetition_penalty != 1.0:
-        seen = _ids({*row.prompt_ids, *counts}, logits_V)
-        factors = logits_V.new_tensor([params.repetition_penalty])
-        logits_V[seen] *= torch.where(logits_V[seen] > 0, 1 / factors, factors)
-    if counts and (params.presence_penalty or params.frequency_penalty):
-        times = logits_V.new_tensor(list(counts.values()))
-        logits_V[_ids(counts, logits_V)] -= params.presence_penalty + params.frequency_penalty * times
-
-
-def _ids(token_ids: Collection[int], like: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(list(token_ids), dtype=torch.int64, device=like.device)
-
-
-def _draw(logits_RV: torch.Tensor, rows: list[SampleRow]) -> list[int]:
-    """Temperature, min_p, top_k, top_p, and one draw for each row; changes the logits."""
+def _adjusted(logits_RV: torch.Tensor, rows: SequenceOf[SampleRow]) -> torch.Tensor:
+    """By bias and penalties; changes the logits."""
     params = [row.params for row in rows]
-    # The likeliest token gets 0, so weight 1: no temperature overflows, and min_p is a bound on the weight.
-    temperature_R1 = _column([max(p.temperature, _COLDEST) for p in params], logits_RV)
-    scaled_RV = logits_RV.sub_(logits_RV.amax(dim=-1, keepdim=True)).div_(temperature_R1)
-    if any(p.min_p for p in params):
-        scaled_RV.masked_fill_(scaled_RV < _column([p.min_p for p in params], logits_RV).log(), -torch.inf)
-    narrow = [index for index, p in enumerate(params) if p.top_k or p.top_p < 1.0]
-    if narrow:
-        top_k, top_p = [params[index].top_k for index in narrow], [params[index].top_p for index in narrow]
-        scaled_RV[narrow] = keep_likeliest(scaled_RV[narrow], top_k, top_p)
+    bias_(logits_RV, params)
+    penalize_(logits_RV, params, [row.history for row in rows])
+    return logits_RV
+
+
+def _choose(logits_RV: torch.Tensor, rows: SequenceOf[SampleRow]) -> list[int | None]:
+    """The likeliest token, or a drawn one; None where the maximum is no finite number."""
+    best = first_largest(logits_RV)
+    likeliest: list[int] = best.indices.tolist()
+    finite: list[bool] = best.values.isfinite().tolist()
+    token_ids = [token_id if usable else None for token_id, usable in zip(likeliest, finite, strict=True)]
+    warm = [index for index, row in enumerate(rows) if finite[index] and not row.params.greedy]
+    groups = _groups(warm, logits_RV.shape[-1])
+    # One piece of memory for all: a new one each time is zeroed by the system first, which takes as long as the rest.
+    weights_RV = logits_RV.new_empty((len(groups[0]) if groups else 0, logits_RV.shape[-1]))
+    for indices in groups:
+        scaled_RV = torch.sub(_take(logits_RV, indices), best.values[indices, None], out=weights_RV[: len(indices)])
+        _set(token_ids, indices, _draw_(scaled_RV, [rows[index] for index in indices]))
+    return token_ids
+
+
+def _draw_(logits_RV: torch.Tensor, rows: SequenceOf[SampleRow]) -> list[int]:
+    """Temperature, min_p, top_k, top_p, and one draw for each row, whose maximum must be 0; changes the logits."""
+    # The likeliest token gets weight 1: no temperature overflows, and min_p is a bound on the weight.
+    temperature_R = logits_RV.new_tensor([max(row.params.temperature, _COLDEST) for row in rows])
+    weights_RV = logits_RV.div_(temperature_R.unsqueeze(-1)).exp_()
+    for weights_V, row in zip(weights_RV, rows, strict=True):
+        if row.params.min_p:
+            keep_from_(weights_V, row.params.min_p)
+        if row.params.top_k or row.params.top_p < 1.0:
+            truncate_(weights_V, row.params.top_k, row.params.top_p)
     shares = [uniform(row.params.seed, row.position) for row in rows]
     shares_R1 = torch.tensor(shares, dtype=torch.float64, device=logits_RV.device).unsqueeze(-1)
-    drawn: list[int] = invert(scaled_RV.exp_(), shares_R1).tolist()
+    drawn: list[int] = invert(weights_RV, shares_R1).tolist()
     return drawn
 
 
-def _column(values: list[float], like: torch.Tensor) -> torch.Tensor:
-    """One number for each row."""
-    return like.new_tensor(values).unsqueeze(-1)
+def _logprobs(
+    logits_BV: torch.Tensor, token_ids: SequenceOf[int | None], wanted: SequenceOf[int | None]
+) -> dict[int, Logprobs]:
+    """By row, by the model's own distribution: before bias, penalties, temperature."""
+    found: dict[int, Logprobs] = {}
+    for num_likeliest in {number for number in wanted if number is not None}:
+        chosen = {row: token_id for row, token_id in enumerate(token_ids) if token_id is not None}
+        named = [row for row in chosen if wanted[row] == num_likeliest]
+        for indices in _groups(named, logits_BV.shape[-1]):
+            of_rows = logprobs(_take(logits_BV, indices), [chosen[index] for index in indices], num_likeliest)
+            found.update(zip(indices, of_rows, strict=True))
+    return found
 
 
-def _logprobs(logits_V: torch.Tensor, token_id: int, num_likeliest: int | None) -> Logprobs | None:
-    """Of the chosen token and the likeliest, by the model's own distribution: before bias, penalties, temperature."""
-    if num_likeliest is None:
-        return None
-    likeliest = logits_V.topk(min(num_likeliest, len(logits_V)))
-    token_ids = (token_id, *likeliest.indices.tolist())
-    values_N = logits_V[list(token_ids)] - logits_V.logsumexp(dim=0)
-    return Logprobs(token_ids, tuple(values_N.tolist()))
+def _groups(indices: list[int], vocab_size: int) -> list[list[int]]:
+    """The rows, as many at a time as the processor's cache holds."""
+    at_once = max(1, _ELEMENTS_AT_ONCE // vocab_size)
+    return [indices[start : start + at_once] for start in range(0, len(indices), at_once)]
+
+
+def _take(x_BV: torch.Tensor, indices: list[int]) -> torch.Tensor:
+    """Those rows; a view where they are neighbours."""
+    start, stop = indices[0], indices[-1] + 1
+    return x_BV[start:stop] if stop - start == len(indices) else x_BV[indices]
+
+
+def _set(token_ids: list[int | None], indices: SequenceOf[int], values: SequenceOf[int | None]) -> None:
+    for index, value in zip(indices, values, strict=True):
+        token_ids[index] = value

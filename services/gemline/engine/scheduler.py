@@ -6,6 +6,7 @@ oldest goes on in every step that has a token for it, and every sequence ends.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gemline.engine.blocks import BlockCounts, num_blocks_for
 
@@ -18,15 +19,14 @@ class Budget:
     max_running: int
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceView:
-    """What the scheduler needs to know of a sequence."""
+class SequenceView(NamedTuple):
+    """What the scheduler needs to know of a sequence. One that waits is seen with what it would find in the cache."""
 
     seq_id: int
     num_tokens: int  # to be computed before it can be given its next token
     num_computed: int
     num_blocks: int  # of the global pool that it has; both its tables reach as far
-    num_local_held: int  # blocks of the local pool that it has
+    num_alone: BlockCounts  # that no other sequence has: free when it is sent back, or until it is admitted
 
     @property
     def decodes(self) -> bool:
@@ -36,10 +36,11 @@ class SequenceView:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerState:
-    """Who is there, the oldest first, and what is free."""
+    """Who is there, the oldest first, and what is free: what the prefix cache would give up is."""
 
     running: tuple[SequenceView, ...]
-    waiting: tuple[SequenceView, ...]
+    waiting: tuple[SequenceView, ...]  # the front of the queue
+    num_waiting: int
     num_reserved: int  # sequences that own blocks but are not in the batch: held for, or arriving from, others
     free: BlockCounts
     block_size: int
@@ -79,9 +80,10 @@ def schedule(state: SchedulerState, budget: Budget) -> Plan:
 
 def has_room(state: SchedulerState, budget: Budget, num_tokens: int) -> bool:
     """Whether a sequence of that many tokens could be admitted now, behind all that wait."""
-    if state.waiting or len(state.running) + state.num_reserved >= budget.max_running:
+    if state.num_waiting or len(state.running) + state.num_reserved >= budget.max_running:
         return False
-    need, spare = _need(state, num_tokens), _spare(state, state.free, state.running)
+    newcomer = SequenceView(0, num_tokens, 0, 0, BlockCounts(0, 0))
+    need, spare = _need(state, newcomer), _spare(state, state.free, state.running)
     return need.num_global <= spare.num_global and need.num_local <= spare.num_local
 
 
@@ -114,13 +116,18 @@ class _Draft:
     def admit(self, max_running: int) -> list[int]:
         """Takes from the front of the queue whoever fits whole, so that nobody is admitted to be sent back."""
         num_free_places = max_running - len(self._running) - self._state.num_reserved
+        if num_free_places <= 0 or not self._state.waiting:
+            return []
         spare = _spare(self._state, self._free, tuple(self._after(view) for view in self._running))
         admitted: list[int] = []
-        for view in self._state.waiting[: max(num_free_places, 0)]:
-            need = _need(self._state, view.num_tokens)
+        for view in self._state.waiting[:num_free_places]:
+            need = _need(self._state, view)
             spare = BlockCounts(spare.num_global - need.num_global, spare.num_local - need.num_local)
-            if not self._tokens_left or min(spare) < 0:
+            if self._tokens_left < 1 or min(spare) < 0:
                 break
+            self._free = BlockCounts(
+                self._free.num_global - view.num_alone.num_global, self._free.num_local - view.num_alone.num_local
+            )
             self._take(view, self._reach(view, self._tokens_left))
             admitted.append(view.seq_id)
         return admitted
@@ -131,34 +138,41 @@ class _Draft:
         return max(view.num_computed, min(view.num_tokens, view.num_computed + num_tokens, held))
 
     def _take(self, view: SequenceView, stop: int) -> None:
-        num_new = max(0, num_blocks_for(stop, self._state.block_size) - view.num_blocks)
-        self._free = BlockCounts(self._free.num_global - num_new, self._free.num_local - num_new)
+        num_new = num_blocks_for(stop, self._state.block_size) - view.num_blocks
+        if num_new > 0:
+            self._free = BlockCounts(self._free.num_global - num_new, self._free.num_local - num_new)
         self._tokens_left -= stop - view.num_computed
         self.chunks[view.seq_id] = Chunk(view.seq_id, view.num_computed, stop)
 
     def _preempt_newest(self, needy: SequenceView) -> bool:
-        """Sends back the newest sequence; False when that is `needy` itself. Whoever is newer has no chunk yet."""
+        """Sends back the newest sequence; False when that is `needy` itself. Whoever is newer has no chunk yet.
+
+        A block that two share of those who are sent back is free too; the next plan will know.
+        """
         if self._running[-1] is needy:
             return False
         view = self._running.pop()
-        self._free = BlockCounts(self._free.num_global + view.num_blocks, self._free.num_local + view.num_local_held)
+        self._free = BlockCounts(
+            self._free.num_global + view.num_alone.num_global, self._free.num_local + view.num_alone.num_local
+        )
         self.preempted.append(view.seq_id)
         return True
 
     def _after(self, view: SequenceView) -> SequenceView:
         """The same sequence with the blocks that the plan gives it."""
-        if view.seq_id not in self.chunks:
+        chunk = self.chunks.get(view.seq_id)
+        if chunk is None:
             return view
-        stop = self.chunks[view.seq_id].stop
-        num_blocks = max(view.num_blocks, num_blocks_for(stop, self._state.block_size))
-        num_local_held = view.num_local_held + num_blocks - view.num_blocks
-        return SequenceView(view.seq_id, view.num_tokens, stop, num_blocks, num_local_held)
+        num_new = max(0, num_blocks_for(chunk.stop, self._state.block_size) - view.num_blocks)
+        num_alone = BlockCounts(view.num_alone.num_global + num_new, view.num_alone.num_local + num_new)
+        return SequenceView(view.seq_id, view.num_tokens, chunk.stop, view.num_blocks + num_new, num_alone)
 
 
-def _need(state: SchedulerState, num_tokens: int) -> BlockCounts:
-    """The blocks of a whole prompt and its first token."""
-    num_global = num_blocks_for(num_tokens + 1, state.block_size)
-    return BlockCounts(num_global, min(num_global, state.max_local_blocks))
+def _need(state: SchedulerState, view: SequenceView) -> BlockCounts:
+    """The blocks of a whole prompt and its first token, but those that others have already."""
+    num_new = num_blocks_for(view.num_tokens + 1, state.block_size) - view.num_blocks
+    num_global, num_local = view.num_alone
+    return BlockCounts(num_global + num_new, min(num_local + num_new, state.max_local_blocks))
 
 
 def _spare(state: SchedulerState, free: BlockCounts, running: tuple[SequenceView, ...]) -> BlockCounts:
@@ -167,5 +181,5 @@ def _spare(state: SchedulerState, free: BlockCounts, running: tuple[SequenceView
     for view in running:
         num_missing = max(0, num_blocks_for(view.num_tokens, state.block_size) - view.num_blocks)
         num_global -= num_missing + 1
-        num_local -= min(num_missing, max(0, state.max_local_blocks - view.num_local_held)) + 1
+        num_local -= min(num_missing, max(0, state.max_local_blocks - view.num_alone.num_local)) + 1
     return BlockCounts(num_global, num_local)

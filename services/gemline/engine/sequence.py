@@ -1,13 +1,14 @@
 """One sequence on its way through the engine: tokens, state, blocks. Knows no torch."""
 
-from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Self
 
 from gemline.engine.blocks import BlockTable
 from gemline.engine.events import FinishReason
+from gemline.engine.history import History
 from gemline.engine.params import SamplingParams
+from gemline.engine.prefix_tree import Trail
 from gemline.engine.requests import EngineRequest
 
 
@@ -28,34 +29,37 @@ class Sequence:
     arrival: int  # orders sequences by age, whatever became of them since
     token_ids: list[int]
     num_prompt_tokens: int
+    num_given: int  # tokens that came with the request: the prompt, and what was generated elsewhere
     params: SamplingParams
     hold: bool
     global_table: BlockTable
     local_table: BlockTable
     status: Status = Status.WAITING
     num_computed: int = 0
-    prompt_ids: frozenset[int] = frozenset()  # this and the next for penalties alone; empty when there are none
-    answer_counts: Counter[int] = field(default_factory=Counter)
+    began: int | None = None  # how many sequences had arrived when it got its first token here
+    num_cached: int = 0  # of its tokens, found in the prefix cache when it was first admitted
+    trail: Trail | None = None  # in the prefix cache; None when it shares nothing
+    history: History = field(default_factory=History)  # for penalties alone; empty when there are none
 
     @classmethod
-    def begin(cls, request: EngineRequest, arrival: int, block_size: int) -> Self:
+    def begin(cls, request: EngineRequest, arrival: int, block_size: int, trail: Trail | None = None) -> Self:
         """A waiting sequence without blocks."""
-        prompt_ids: frozenset[int] = frozenset()
-        answer_counts: Counter[int] = Counter()
+        history = History()
         if request.params.penalized:
-            prompt_ids = frozenset(request.token_ids[: request.num_prompt_tokens])
-            answer_counts = Counter(request.token_ids[request.num_prompt_tokens :])
+            start = request.num_prompt_tokens
+            history = History(request.token_ids[:start], request.token_ids[start:])
         return cls(
             seq_id=request.seq_id,
             arrival=arrival,
             token_ids=list(request.token_ids),
             num_prompt_tokens=request.num_prompt_tokens,
+            num_given=len(request.token_ids),
             params=request.params,
             hold=request.hold,
             global_table=BlockTable(block_size),
             local_table=BlockTable(block_size),
-            prompt_ids=prompt_ids,
-            answer_counts=answer_counts,
+            trail=trail,
+            history=history,
         )
 
     @property
@@ -63,11 +67,16 @@ class Sequence:
         """Tokens known so far, prompt and answer."""
         return len(self.token_ids)
 
+    @property
+    def decodes(self) -> bool:
+        """Whether one token is all it lacks to be given its next; otherwise it prefills."""
+        return len(self.token_ids) - self.num_computed == 1
+
     def append(self, token_id: int) -> FinishReason | None:
         """One more token of the answer; says whether, and why, it was the last."""
         self.token_ids.append(token_id)
         if self.params.penalized:
-            self.answer_counts[token_id] += 1
+            self.history.append(token_id)
         if token_id in self.params.stop_token_ids:
             return FinishReason.STOP
         if len(self.token_ids) - self.num_prompt_tokens >= self.params.max_tokens:

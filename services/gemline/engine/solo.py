@@ -30,8 +30,8 @@ class Solo:
             local_slots_T=positions_T,
             global_table_BP=self._table_BP,
             local_table_BP=self._table_BP,
-            query_start=[0, len(token_ids)],
-            context_len=[stop],
+            query_start=torch.tensor([0, len(token_ids)]),
+            context_len=torch.tensor([stop]),
             sample_rows=positions_T - start,
         )
         self.num_computed = stop

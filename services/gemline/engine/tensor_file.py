@@ -21,6 +21,7 @@ class TensorEntry:
     """One tensor of a file; its bytes are [start, stop) of the file."""
 
     name: str
+    dtype: str  # in safetensors' words: F32, BF16 or F16
     shape: tuple[int, ...]
     start: int
     stop: int
@@ -103,7 +104,7 @@ def _entry(path: Path, name: str, value: Any, first_byte: int) -> TensorEntry:
             f"{path}: tensor {name!r:.200}: data_offsets [{start}, {stop}) hold {stop - start} bytes, "
             f"but {dtype} of shape {shape} takes {expected}"
         )
-    return TensorEntry(name, tuple(shape), first_byte + start, first_byte + stop)
+    return TensorEntry(name, dtype, tuple(shape), first_byte + start, first_byte + stop)
 
 
 def _check_cover(path: Path, entries: list[TensorEntry], first_byte: int, size: int) -> None:

@@ -1,0 +1,93 @@
+"""From a checkpoint to a model that may serve: its weights packed by a backend that was checked. Knows no sequence."""
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from gemline.engine.checkpoint import revision
+from gemline.engine.config import Gemma2Config
+from gemline.engine.memory import give_back_freed_memory
+from gemline.engine.model import Gemma2Model
+from gemline.engine.options import EngineOptions, Quantization
+from gemline.engine.weights import load_weights
+from gemline.errors import ConfigurationError
+from gemline_kernels import choose, selfcheck
+from gemline_kernels.backend import Backend
+from gemline_kernels.cpu.build import cpu_flags
+
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}  # a CPU without them computes bfloat16 slower than float32, in oneDNN
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What was loaded, and what that cost."""
+
+    backend: str
+    dtype: str
+    quantization: str
+    num_weight_bytes: int  # packed
+    duration_s: float
+
+    def __str__(self) -> str:
+        weights = "" if self.quantization == "none" else f", {self.quantization} weights"
+        size = f"{self.num_weight_bytes / 2**20:.1f} MiB"
+        return f"backend {self.backend}, {self.dtype}{weights}, {size} packed in {self.duration_s:.2f} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model, and the options with nothing left to choose."""
+
+    model: Gemma2Model
+    options: EngineOptions
+    revision: str
+    report: LoadReport
+
+
+def load_model(model_dir: Path, options: EngineOptions, backend: Backend | None = None) -> Loaded:
+    """The checkpoint's weights, packed by the backend, or by this machine's best when none is given.
+
+    Raises CheckpointError when the checkpoint cannot be served as it is, ConfigurationError when the backend computes
+    something wrong on this machine.
+    """
+    begun_s = time.perf_counter()
+    backend = backend or choose.choose()
+    config = Gemma2Config.load(model_dir)
+    weights = load_weights(model_dir, config, options.quantization)
+    dtype = choose_dtype(options.dtype, weights.stored_dtypes, backend.name)
+    _check(backend, dtype, options.quantization, config)
+    model = Gemma2Model(config, weights, getattr(torch, dtype), backend, options.quantization)
+    give_back_freed_memory()
+    report = LoadReport(
+        backend.name, dtype, options.quantization, model.num_bytes, round(time.perf_counter() - begun_s, 3)
+    )
+    _log.info("%s: %s", model_dir, report)
+    return Loaded(model, replace(options, dtype=dtype), revision(model_dir), report)
+
+
+def _check(backend: Backend, dtype: str, quantization: Quantization, config: Gemma2Config) -> None:
+    try:
+        selfcheck.check(
+            backend,
+            getattr(torch, dtype),
+            quantization,
+            scale=config.attention_scale,
+            cap=config.attn_logit_softcapping,
+            window=config.sliding_window if config.num_local_layers else None,
+            head_dim=config.head_dim,
+        )
+    except selfcheck.SelfCheckFailedError as error:
+        raise ConfigurationError(f"the {backend.name} backend computes wrong on this machine: {error}") from error
+
+
+def choose_dtype(asked: str, stored: frozenset[torch.dtype], backend_name: str) -> str:
+    """What "auto" stands for: bfloat16 if all is stored in it and this CPU computes it fast, else float32."""
+    if asked != "auto":
+        return asked
+    is_fast = backend_name == "native" or bool(_BFLOAT16_FLAGS & cpu_flags())
+    return "bfloat16" if is_fast and stored == {torch.bfloat16} else "float32"

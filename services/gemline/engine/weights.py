@@ -1,0 +1,93 @@
+"""The tensors of a checkpoint, each mapped when it is asked for and let go when nobody holds it. Knows no model."""
+
+import math
+import mmap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from gemline.engine.checkpoint import open_checkpoint
+from gemline.engine.config import Gemma2Config
+from gemline.engine.memory import give_back_freed_memory
+from gemline.engine.options import Quantization
+from gemline.engine.tensor_file import TensorEntry, TensorFile
+from gemline.errors import CheckpointError
+
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_COPIED_BYTES = 2**20  # a mapping costs a file descriptor for as long as its tensor is held: not for a norm's scales
+
+
+def load_weights(model_dir: Path, config: Gemma2Config, quantization: Quantization = "none") -> "Weights":
+    """The checkpoint's tensors, by their Hugging Face names. Raises CheckpointError as `open_checkpoint` does."""
+    return Weights(open_checkpoint(model_dir, config), quantization)
+
+
+class _Place(NamedTuple):
+    path: Path
+    entry: TensorEntry
+
+
+class Weights(Mapping[str, torch.Tensor]):
+    """Every tensor in the dtype it is stored in, read anew at each access.
+
+    Who packs one matrix after the other has one of them in memory at a time, and those pages are the file's own: the
+    kernel may drop them. Where the weights are to be quantized, a tensor that cannot be raises CheckpointError.
+    """
+
+    def __init__(self, files: tuple[TensorFile, ...], quantization: Quantization = "none") -> None:
+        self._places = {entry.name: _Place(file.path, entry) for file in files for entry in file.entries}
+        self._quantization = quantization
+
+    @property
+    def stored_dtypes(self) -> frozenset[torch.dtype]:
+        """The dtypes that occur."""
+        return frozenset(_DTYPES[place.entry.dtype] for place in self._places.values())
+
+    @property
+    def num_parameters(self) -> int:
+        """Values of all tensors together."""
+        return sum(math.prod(place.entry.shape) for place in self._places.values())
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        give_back_freed_memory()  # of packing the one before
+        tensor = _read(*self._places[name])
+        if self._quantization != "none" and (num_wrong := _num_not_finite(tensor)):
+            raise CheckpointError(
+                f"{name}: {num_wrong} values are not finite (NaN or Inf), so it cannot be quantized to"
+                f" {self._quantization}"
+            )
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def _read(path: Path, entry: TensorEntry) -> torch.Tensor:
+    """Memory is taken page by page, as the values are read; to change them changes a copy of their page."""
+    dtype, num_bytes = _DTYPES[entry.dtype], entry.stop - entry.start
+    if num_bytes == 0:
+        return torch.empty(entry.shape, dtype=dtype)
+    skipped = entry.start % mmap.ALLOCATIONGRANULARITY
+    try:
+        with path.open("rb") as file:
+            mapped = mmap.mmap(
+                file.fileno(), skipped + num_bytes, offset=entry.start - skipped, access=mmap.ACCESS_COPY
+            )
+    except (OSError, ValueError) as error:  # ValueError: the file has become shorter
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    raw = torch.frombuffer(mapped, dtype=torch.uint8, offset=skipped, count=num_bytes)
+    if num_bytes < _COPIED_BYTES or skipped % dtype.itemsize:  # a file without padding is legal
+        raw = raw.clone()
+    return raw.view(dtype).view(entry.shape)
+
+
+def _num_not_finite(tensor: torch.Tensor) -> int:
+    """A sum that is finite proves that all values are; one that is not may have overflowed, so they are counted."""
+    if tensor.sum(dtype=torch.float32).isfinite():
+        return 0
+    return int(tensor.numel() - tensor.isfinite().sum())
