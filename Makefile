@@ -2,7 +2,7 @@
 VENV ?= .venv
 BOOTSTRAP_PYTHON ?= python3
 PYTHON := $(VENV)/bin/python
-# Wheels only: nothing is compiled at install. torch is pinned because other ranges pull gigabytes of CUDA builds.
+# Wheels only, but for our own CPU library, which a C++ compiler builds for this very machine in seconds. torch is pinned because other ranges pull gigabytes of CUDA builds.
 PIP := $(PYTHON) -m pip --disable-pip-version-check install --quiet --only-binary=:all: -c deploy/constraints.txt
 
 .PHONY: run install check test verify bench clean
@@ -20,6 +20,7 @@ $(VENV)/.serve: pyproject.toml deploy/constraints.txt | $(PYTHON)
 	$(PIP) torch==2.13.0
 	$(PIP) hatchling editables
 	$(PIP) --no-build-isolation -e '.[serve]'
+	@$(PYTHON) -m gemline_kernels.cpu.build || echo "no native CPU library: gemline computes with torch alone, slower"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.serve

@@ -28,6 +28,7 @@ class LengthWorker(tokenization_pb2_grpc.TokenizationServicer):
 
     role = Role.TOKENIZATION
     card = ModelCard("length", "ab", 16, 17, (0,), "cd")
+    backend = "counting"
 
     def __init__(self) -> None:
         self.log: list[str] = []

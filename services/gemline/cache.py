@@ -5,5 +5,7 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """$GEMLINE_CACHE, or ~/.cache/gemline. It may not be there yet."""
-    return Path(os.environ.get("GEMLINE_CACHE") or Path.home() / ".cache" / "gemline")
+    """$GEMLINE_CACHE, $XDG_CACHE_HOME/gemline or ~/.cache/gemline. It may not be there yet."""
+    if own := os.environ.get("GEMLINE_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gemline"

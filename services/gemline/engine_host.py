@@ -40,7 +40,7 @@ class EngineHost:
         self._engine: Engine | None = None
         self._metrics: EngineMetrics | None = None
         self._event_loop: asyncio.AbstractEventLoop | None = None
-        self.thread = EngineThread(partial(Engine.load, model_dir, options), self._stepped)
+        self.thread = EngineThread(partial(Engine.load, model_dir, options), self._stepped, options.num_threads)
 
     async def start(self, telemetry: Telemetry) -> None:
         """Loads the model; returns when it is ready. Raises the ConfigurationError that says why it cannot be."""
@@ -55,6 +55,12 @@ class EngineHost:
         if self._engine is None:
             raise InternalError("the engine is not started")
         return self._engine
+
+    @property
+    def backend(self) -> str:
+        """What the engine computes with."""
+        report = self.engine.report
+        return "" if report is None else report.backend
 
     @property
     def token_bytes(self) -> int:
@@ -76,6 +82,8 @@ class EngineHost:
             vocab_size=config.vocab_size,
             stop_token_ids=config.stop_token_ids,
             tokenizer_sha256=_sha256(self._model_dir / "tokenizer.json"),
+            dtype=self.engine.options.dtype,
+            quantization=self.engine.options.quantization,
         )
 
     async def call(self, function: Callable[[Engine], T]) -> T:

@@ -48,6 +48,10 @@ class Worker(Protocol):
     def card(self) -> ModelCard:
         """The model it serves; readable once `start` has returned."""
 
+    @property
+    def backend(self) -> str:
+        """What it computes with, empty if nothing; readable once `start` has returned."""
+
     async def start(self, context: WorkerContext) -> None:
         """Loads, and is ready to serve when it returns. Raises a GemlineError that says why it cannot."""
 
@@ -193,6 +197,7 @@ class WorkerHost:
             model=self._worker.card,
             pid=os.getpid(),
             metrics_address=metrics_address,
+            backend=self._worker.backend,
         )
 
     def _serve_metrics(self, port: int) -> int:

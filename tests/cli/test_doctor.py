@@ -2,16 +2,20 @@
 
 import json
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 from support.commands import gemline
 from support.fake_gateway import Fail, FakeGateway, Served
+from support.uncapped_worker import uncapped
 
-from gemline.cli.checks import machine, model, software, stack
+from gemline.cli.checks import compute, machine, model, software, stack
 from gemline.cli.checks.check import Check, Outcome, attempt
 from gemline.cli.doctor import doctor
 from gemline.errors import ConfigurationError
+from gemline_kernels.choose import Choice, choice
+from gemline_kernels.cpu.native import NEEDED_CPU_FLAGS, library
 
 SAPPHIRE_RAPIDS = """\
 processor\t: 0
@@ -67,7 +71,53 @@ def test_a_check_that_raises_is_a_failure_in_its_own_words(error: Exception) -> 
 def test_here_every_package_is_installed_and_redis_starts() -> None:
     findings = {check.name: check for check in software.checks()}
     assert {name for name, check in findings.items() if check.outcome is Outcome.FAILURE} == set()
-    assert {"torch", "ray", "grpcio", "redis-server", "compiler", "packages"} <= findings.keys()
+    assert {"torch", "ray", "grpcio", "redis-server", "packages"} <= findings.keys()
+
+
+def named(findings: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in findings}
+
+
+def test_a_library_that_is_not_built_yet_is_told_and_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMLINE_CACHE", str(tmp_path))
+    monkeypatch.setattr("gemline_kernels.cpu.native.missing_cpu_flags", lambda: [])
+    monkeypatch.setattr("gemline_kernels.cpu.build.find_compiler", lambda: sys.executable)
+    findings = named(compute.checks())
+    assert "not built" in findings["native library"].found
+    assert findings["backend"].found == "native, once it is built"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_compiler_the_fallback_is_a_warning_that_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice.cache_clear()
+    library.cache_clear()
+    monkeypatch.setenv("GEMLINE_CACHE", str(tmp_path))
+    monkeypatch.setattr("gemline_kernels.cpu.build.cpu_flags", lambda: NEEDED_CPU_FLAGS)
+    monkeypatch.setattr("gemline_kernels.cpu.native.cpu_flags", lambda: NEEDED_CPU_FLAGS)
+    monkeypatch.setattr("gemline_kernels.choose.cpu_flags", lambda: NEEDED_CPU_FLAGS)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    findings = named(compute.checks())
+    choice.cache_clear()
+    library.cache_clear()
+    assert findings["compiler"].outcome is findings["backend"].outcome is Outcome.WARNING
+    assert "onednn: the faster native one is not available: no C++ compiler" in findings["backend"].found
+    assert findings["self-check"].found == "onednn computes right, within rounding"
+
+
+def test_a_cpu_without_the_instructions_is_told_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gemline_kernels.cpu.native.missing_cpu_flags", lambda: ["avx512_vnni", "avx512f"])
+    assert named(compute.checks())["native library"].found == "not for this CPU: it lacks avx512_vnni avx512f"
+
+
+def test_a_backend_that_computes_wrong_is_a_failure_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gemline_kernels.cpu.native.missing_cpu_flags", lambda: ["avx512f"])
+    monkeypatch.setattr("gemline_kernels.choose.choice", lambda: Choice(uncapped(), "for this test", False))
+    check = named(compute.checks())["self-check"]
+    assert check.outcome is Outcome.FAILURE
+    assert "attention" in check.found
+    assert "do not serve" in check.advice
 
 
 def test_a_good_checkpoint_passes(tiny_checkpoint: Path) -> None:

@@ -50,7 +50,7 @@ def test_json_is_one_object_with_everything(home: Path) -> None:
         "request_id": REQUEST_ID,
         "text": "Hello",
         "finish_reason": "stop",
-        "usage": {"prompt_tokens": 7, "completion_tokens": 3},
+        "usage": {"prompt_tokens": 7, "completion_tokens": 3, "cached_tokens": 4},
     }
 
 

@@ -15,7 +15,7 @@ from gemline.v1 import inference_pb2 as pb
 async def test_generate_gives_the_whole_answer(api: ClientApi) -> None:
     answer = await api.generate("Once")
     assert (answer.text, answer.finish_reason, answer.request_id) == ("Hello", "stop", REQUEST_ID)
-    assert answer.usage == Usage(prompt_tokens=7, completion_tokens=3)
+    assert answer.usage == Usage(prompt_tokens=7, completion_tokens=3, cached_tokens=4)
     assert answer.usage.total_tokens == 10
 
 
@@ -121,8 +121,9 @@ async def test_a_gateway_without_models_is_unavailable(api: ClientApi, gateway: 
         await api.generate("x")
 
 
-async def test_models_tells_names_contexts_and_revisions(api: ClientApi) -> None:
-    assert await api.models() == (Model(id="gemma", context_length=128, revision="ab"),)
+async def test_models_tells_names_contexts_revisions_and_precisions(api: ClientApi) -> None:
+    expected = Model(id="gemma", context_length=128, revision="ab", dtype="bfloat16", quantization="int8")
+    assert await api.models() == (expected,)
 
 
 async def test_tokens_are_counted_of_text_and_of_conversations(api: ClientApi, gateway: FakeGateway) -> None:

@@ -27,7 +27,7 @@ def start(api: ClientApi, kind: str, **options: Any) -> AnyStream:
 async def test_pieces_come_in_order_and_the_last_one_closes_the_account(api: ClientApi, kind: str, reason: str) -> None:
     async with entered(start(api, kind)) as stream:
         pieces = await read_all(stream)
-    usage = Usage(prompt_tokens=7, completion_tokens=3)
+    usage = Usage(prompt_tokens=7, completion_tokens=3, cached_tokens=4)
     assert pieces == [Piece("Hel"), Piece("lo"), Piece("", finish_reason=reason, usage=usage)]
     assert (stream.text, stream.finish_reason, stream.usage) == ("Hello", reason, usage)
 

@@ -67,6 +67,22 @@ async def test_a_stop_id_ends_an_answer_and_is_its_last_token(gateway: HandGatew
     assert answer.finish == FINISH_REASON_STOP
 
 
+async def test_a_prefix_is_found_again_by_its_tenant_and_nobody_else(
+    gateway: HandGateway, telemetry: Telemetry
+) -> None:
+    prompt = [2, *range(300, 350)]
+    first = await gateway.generate(1, prompt, GREEDY, salt=b"tenant")
+    again = await gateway.generate(2, prompt, GREEDY, salt=b"tenant")
+    other = await gateway.generate(3, prompt, GREEDY, salt=b"another")
+
+    assert first.token_ids == again.token_ids == other.token_ids
+    assert [answer.num_cached[0] for answer in (first, again, other)] == [0, 48, 0]
+    assert not any(again.num_cached[1:])
+    assert measure(telemetry, "gemline_prefix_cache_queried_tokens_total") == 3 * 51
+    assert measure(telemetry, "gemline_prefix_cache_hit_tokens_total") == 48
+    assert free_blocks(telemetry) == (64, 48)
+
+
 async def test_log_probabilities_come_one_per_token(gateway: HandGateway) -> None:
     params = SamplingParams(max_tokens=5, temperature=0.0, num_logprobs=2)
 

@@ -102,6 +102,22 @@ async def test_split_and_colocated_give_equal_tokens(
     assert await becomes_true(split.idle)
 
 
+async def test_the_prefill_worker_finds_prefixes_again_and_the_gateway_hears_of_it(
+    split: Split, gateway: HandGateway, colocated: HandGateway
+) -> None:
+    history = prompt(100)
+    for handle, num_found in enumerate((0, 96, 96)):
+        plain = await colocated.generate(handle, history, GREEDY)
+        answer = await gateway.generate(handle, history, GREEDY, salt=b"tenant")
+        assert answer.token_ids == plain.token_ids
+        assert answer.num_cached[0] == num_found
+        history = [*history, *answer.token_ids, 300, 301]
+
+    assert measure(split.prefill, "gemline_prefix_cache_hit_tokens_total") == 192
+    assert prefills(split.decode, "remote") == 3
+    assert await becomes_true(split.idle)
+
+
 async def test_many_at_once_get_what_each_gets_alone(
     split: Split, gateway: HandGateway, colocated: HandGateway
 ) -> None:
@@ -249,10 +265,14 @@ async def test_without_a_prefill_worker_the_decode_worker_prefills(
         assert prefills(telemetry, "local") == 1
 
 
-async def test_a_prefill_worker_with_other_weights_is_not_asked(
-    split: Split, gateway: HandGateway, redis_url: str
+@pytest.mark.parametrize(
+    "difference", [{"revision": "f" * 64}, {"dtype": "bfloat16"}, {"quantization": "int8"}], ids=", ".join
+)
+async def test_a_prefill_worker_with_other_weights_or_another_precision_is_not_asked(
+    split: Split, gateway: HandGateway, redis_url: str, difference: dict[str, str]
 ) -> None:
-    stranger = Spoiler(replace(split.prefill_record, model=replace(split.prefill_record.model, revision="f" * 64)))
+    model = replace(split.prefill_record.model, **difference)  # type: ignore[arg-type]  # each is a str field
+    stranger = Spoiler(replace(split.prefill_record, model=model))
     async with registered(stranger, redis_url):
         await gateway.generate(1, prompt(20), GREEDY)
 

@@ -11,10 +11,10 @@ import torch
 from gemline.demo.checkpoint import DEMO, TINY, DemoShape, cached_demo, make_checkpoint
 from gemline.demo.tokenizer import build_tokenizer
 from gemline.demo.words import WORDS
-from gemline.engine.checkpoint import load_weights
 from gemline.engine.config import Gemma2Config
 from gemline.engine.model import Gemma2Model
 from gemline.engine.solo import Solo
+from gemline.engine.weights import load_weights
 from gemline.errors import ConfigurationError
 from gemline.text.tokenizer import Tokenizer
 

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 import pytest
 from support.stack import Running, start_stack
 
+EXACT = ("--dtype", "float32")  # in which the same tokens come of every way to serve them
+
 
 @pytest.fixture(scope="session")
 def split_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Processes; prefill apart from decode."""
-    running = start_stack(tmp_path_factory.mktemp("split"), "--runner", "process", "--topology", "split")
+    running = start_stack(tmp_path_factory.mktemp("split"), "--runner", "process", *EXACT)
     yield running
     running.stop()
 
@@ -17,6 +19,8 @@ def split_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture(scope="session")
 def colocated_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Processes; decode workers prefill for themselves."""
-    running = start_stack(tmp_path_factory.mktemp("colocated"), "--runner", "process", "--topology", "colocated")
+    running = start_stack(
+        tmp_path_factory.mktemp("colocated"), "--runner", "process", *EXACT, "--topology", "colocated"
+    )
     yield running
     running.stop()

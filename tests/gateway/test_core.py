@@ -23,7 +23,7 @@ from gemline.errors import (
 )
 from gemline.gateway.answer import Answer
 from gemline.gateway.core import Gateway, new_request_id
-from gemline.gateway.requests import GenerationRequest, Message, Piece, Prompt, SamplingOptions
+from gemline.gateway.requests import GenerationRequest, Message, Piece, Prompt, SamplingOptions, Tenant
 from gemline.gateway.settings import GatewaySettings
 from gemline.telemetry import off
 
@@ -58,6 +58,21 @@ async def test_an_answer_comes_in_pieces_and_the_last_one_has_reason_and_usage(p
     assert last.usage is not None
     assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (answer.prompt_tokens, 12)
     assert answer.prompt_tokens == await platform.gateway.count_tokens(TENANT, MODEL, HELLO)
+
+
+async def test_usage_says_how_much_of_the_prompt_was_found_in_a_prefix_cache(platform: InProcess) -> None:
+    tenants = [Tenant("alpha"), Tenant("alpha"), Tenant("beta")]
+    prompt = Prompt(text="A prompt of its own, and of more than one block of sixteen tokens. " * 3)
+    options, found = SamplingOptions(temperature=0.0, max_tokens=3), []
+    for tenant in tenants:
+        request = GenerationRequest(new_request_id(), MODEL, prompt, options)
+        pieces = await pieces_of(await platform.gateway.generate(tenant, request))
+        usage = pieces[-1].usage
+        assert usage is not None
+        found.append(usage.cached_tokens)
+        num_prompt = usage.prompt_tokens
+    assert found == [0, (num_prompt - 1) // 16 * 16, 0]
+    assert found[1] > 0
 
 
 async def test_pieces_together_are_the_text_of_the_generated_ids(platform: InProcess) -> None:

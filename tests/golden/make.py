@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from gemline.demo.checkpoint import DEMO, TINY, make_checkpoint
-from gemline.engine.checkpoint import load_weights
 from gemline.engine.config import Gemma2Config
 from gemline.engine.manifest import sha256_of
 from gemline.engine.model import Gemma2Model
 from gemline.engine.solo import Solo
+from gemline.engine.weights import load_weights
 
 TOLERANCE = 1e-3
 _TARGET = Path(__file__).with_name("tiny_logits.json")

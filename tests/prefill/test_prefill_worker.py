@@ -61,7 +61,7 @@ def request_for(record: WorkerRecord, token_ids: list[int], params: SamplingPara
         token_ids=token_ids,
         num_prompt_tokens=len(token_ids),
         sampling=sampling_to_proto(params),
-        layout=KvLayout(model_revision=record.model.revision, dtype="float32"),
+        layout=KvLayout(model_revision=record.model.revision, dtype="float32", quantization="none"),
     )
 
 
@@ -177,7 +177,6 @@ async def test_a_full_worker_says_so(record: WorkerRecord, channel: grpc.aio.Cha
     [
         ({"epoch": 99}, grpc.StatusCode.FAILED_PRECONDITION),
         ({"layout": KvLayout(model_revision="f" * 64, dtype="float32")}, grpc.StatusCode.FAILED_PRECONDITION),
-        ({"layout": KvLayout(model_revision="?", dtype="bfloat16")}, grpc.StatusCode.FAILED_PRECONDITION),
         ({"token_ids": []}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"token_ids": [99999], "num_prompt_tokens": 1}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"token_ids": prompt(256), "num_prompt_tokens": 256}, grpc.StatusCode.INVALID_ARGUMENT),
@@ -196,6 +195,20 @@ async def test_a_call_that_cannot_be_served_is_refused_with_its_status(
 
     assert refusal.value.code() is code
     assert (await collect(channel, request_for(record, prompt(20))))[1].num_frames > 0
+
+
+@pytest.mark.parametrize(("field", "value"), [("dtype", "bfloat16"), ("quantization", "int8")])
+async def test_keys_and_values_of_another_precision_are_refused(
+    record: WorkerRecord, channel: grpc.aio.Channel, field: str, value: str
+) -> None:
+    request = request_for(record, prompt(20))
+    setattr(request.layout, field, value)
+
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await collect(channel, request)
+
+    assert refusal.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert f"/{value}" in (refusal.value.details() or "")
 
 
 async def test_a_draining_worker_finishes_what_it_has(

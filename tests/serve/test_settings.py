@@ -1,8 +1,10 @@
 """Settings: defaults are decided once, and survive the journey to a process."""
 
+from pathlib import Path
+
 import pytest
 import typer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemline.cli.worker import worker
@@ -21,11 +23,13 @@ worker_settings = st.builds(
     advertise=st.none() | words,
     port=st.integers(0, 65535),
     metrics_port=st.integers(0, 65535),
-    dtype=st.sampled_from(["float32", "bfloat16"]),
+    dtype=st.sampled_from(["auto", "float32", "bfloat16"]),
+    quantization=st.sampled_from(["none", "int8", "int4"]),
     kv_blocks=st.none() | st.integers(1, 10**6),
     block_size=st.integers(1, 64),
     max_batch_tokens=st.integers(1, 8192),
     max_running=st.integers(1, 512),
+    prefix_cache=st.booleans(),
     threads=st.none() | st.integers(1, 64),
     prefill=st.sampled_from(["remote", "local"]),
     system_prompt=st.sampled_from(["refuse", "prepend"]),
@@ -33,6 +37,7 @@ worker_settings = st.builds(
 )
 
 
+@settings(deadline=None)  # the first one imports a command line
 @given(worker_settings)
 def test_worker_settings_survive_the_command_line(settings: WorkerSettings) -> None:
     app = typer.Typer()
@@ -44,6 +49,13 @@ def test_worker_settings_survive_the_command_line(settings: WorkerSettings) -> N
 @given(worker_settings)
 def test_worker_settings_survive_a_plain_dict(settings: WorkerSettings) -> None:
     assert WorkerSettings.from_dict(settings.to_dict()) == settings
+
+
+def test_every_engine_of_a_stack_computes_with_the_stacks_precision() -> None:
+    stack = StackSettings(dtype="bfloat16", quantization="int4")
+    for role in (Role.PREFILL, Role.DECODE):
+        worker = stack.worker(role, model_dir=Path("m"), served_model_name="n", redis_url="redis://h")
+        assert (worker.dtype, worker.quantization) == ("bfloat16", "int4")
 
 
 def test_the_redis_url_stays_out_of_the_command_line() -> None:

@@ -25,10 +25,11 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="the findings as a JSON array")] = False,
 ) -> None:
     """Check this machine for what gemline needs; exit code 1 when something fails."""
-    from gemline.cli.checks import machine, software
+    from gemline.cli.checks import compute, machine, software
     from gemline.cli.checks import model as checkpoint
 
-    findings = machine.checks({"--http-port": http_port, "--grpc-port": grpc_port}, cache_dir()) + software.checks()
+    ports = {"--http-port": http_port, "--grpc-port": grpc_port}
+    findings = machine.checks(ports, cache_dir()) + software.checks() + compute.checks()
     if model is not None:
         findings += checkpoint.checks(model)
     if address is not None:

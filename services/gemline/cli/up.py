@@ -27,7 +27,12 @@ def up(
     prefill: Annotated[int, typer.Option(help="prefill workers")] = 1,
     decode: Annotated[int, typer.Option(help="decode workers")] = 1,
     tokenization: Annotated[int, typer.Option(help="tokenization workers")] = 1,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, or auto: bfloat16 if the checkpoint is and this CPU is fast in it")
+    ] = "auto",
+    quantization: Annotated[
+        Literal["none", "int8", "int4"], typer.Option(help="of the weights, while they are loaded")
+    ] = "none",
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(help="0: any free one")] = 8080,
     grpc_port: Annotated[int, typer.Option(help="0: any free one")] = 50051,
@@ -41,6 +46,7 @@ def up(
     kv_blocks: Annotated[int | None, typer.Option(help="KV blocks of each engine; default: from memory")] = None,
     max_running: Annotated[int, typer.Option(help="most sequences that run at once on a worker")] = 64,
     max_batch_tokens: Annotated[int, typer.Option(help="most tokens in one engine step")] = 512,
+    prefix_cache: Annotated[bool, typer.Option(help="keep KV blocks for prompts that begin alike")] = True,
     threads: Annotated[
         int | None, typer.Option(help="torch threads of each engine; default: the cores, shared")
     ] = None,
@@ -62,6 +68,7 @@ def up(
         num_prefill=prefill,
         num_decode=decode,
         dtype=dtype,
+        quantization=quantization,
         host=host,
         http_port=http_port,
         grpc_port=grpc_port,
@@ -71,6 +78,7 @@ def up(
         kv_blocks=kv_blocks,
         max_running=max_running,
         max_batch_tokens=max_batch_tokens,
+        prefix_cache=prefix_cache,
         threads=threads,
         system_prompt=system_prompt,
         ready_file=ready_file or default_ready_file(),
@@ -137,7 +145,8 @@ async def _first(task: "asyncio.Task[object]", stopped: asyncio.Event) -> None:
 
 def _print_addresses(ready: "Ready", took_s: float) -> None:
     print(f"\nready after {took_s:.1f} s\n")
-    rows = {"HTTP": f"{ready.http}/v1", "gRPC": ready.grpc, "model": ready.model}
+    quantized = "" if ready.quantization == "none" else f", {ready.quantization} weights"
+    rows = {"HTTP": f"{ready.http}/v1", "gRPC": ready.grpc, "model": f"{ready.model} ({ready.dtype}{quantized})"}
     if ready.api_key:
         rows["API key"] = ready.api_key
     for name, value in {**rows, "logs": ready.log_dir}.items():

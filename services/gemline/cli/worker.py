@@ -14,11 +14,17 @@ def worker(
     advertise: Annotated[str | None, typer.Option(help="address that others reach it by; default: bind")] = None,
     port: Annotated[int, typer.Option(help="gRPC port; 0: any free one")] = 0,
     metrics_port: Annotated[int, typer.Option(help="Prometheus port; 0: any free one")] = 0,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, or auto: bfloat16 if the checkpoint is and this CPU is fast in it")
+    ] = "auto",
+    quantization: Annotated[
+        Literal["none", "int8", "int4"], typer.Option(help="of the weights, while they are loaded")
+    ] = "none",
     kv_blocks: Annotated[int | None, typer.Option(help="KV blocks of the global pool; default: from memory")] = None,
     block_size: Annotated[int, typer.Option(help="tokens in a KV block")] = 16,
     max_batch_tokens: Annotated[int, typer.Option(help="most tokens in one engine step")] = 512,
     max_running: Annotated[int, typer.Option(help="most sequences that run at once")] = 64,
+    prefix_cache: Annotated[bool, typer.Option(help="keep KV blocks for prompts that begin alike")] = True,
     threads: Annotated[int | None, typer.Option(help="torch threads of the engine")] = None,
     prefill: Annotated[Literal["remote", "local"], typer.Option(help="where a decode worker prefills")] = "remote",
     system_prompt: Annotated[

@@ -36,11 +36,14 @@ def finish_reason(value: pb.FinishReason.ValueType) -> str | None:
 
 def models(response: pb.ListModelsResponse) -> tuple[Model, ...]:
     """What the caller may ask for."""
-    return tuple(Model(model.id, model.context_length, model.revision) for model in response.models)
+    return tuple(
+        Model(model.id, model.context_length, model.revision, model.dtype, model.quantization)
+        for model in response.models
+    )
 
 
 def _usage(usage: pb.Usage) -> Usage:
-    return Usage(usage.prompt_tokens, usage.completion_tokens)
+    return Usage(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
 
 
 def _logprobs(positions: Iterable[pb.PositionLogprobs]) -> tuple[PositionLogprobs, ...]:

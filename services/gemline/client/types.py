@@ -60,6 +60,7 @@ class Usage:
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0  # of the prompt's, found in the prefix cache
 
     @property
     def total_tokens(self) -> int:
@@ -100,3 +101,5 @@ class Model:
     id: str
     context_length: int
     revision: str
+    dtype: str = ""
+    quantization: str = ""

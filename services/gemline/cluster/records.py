@@ -31,6 +31,8 @@ class ModelCard:
     vocab_size: int
     stop_token_ids: tuple[int, ...]  # end the answer unless ignored
     tokenizer_sha256: str  # of tokenizer.json, hex
+    dtype: str = ""  # of activations, keys and values; empty where nothing is computed
+    quantization: str = ""  # of the weights; empty where there are none
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class WorkerRecord:
     num_waiting: int = 0
     pid: int = 0
     metrics_address: str = ""  # host:port of its /metrics
+    backend: str = ""  # what its engine computes with, for people to read; empty where nothing is computed
 
     def to_json(self) -> str:
         """One JSON object; `from_json` reads it back."""

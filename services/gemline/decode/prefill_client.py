@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import grpc
 import grpc.aio
 
-from gemline.cluster.records import State, WorkerRecord
+from gemline.cluster.records import ModelCard, State, WorkerRecord
 from gemline.errors import GemlineError, Unavailable
 from gemline.internal.v1.prefill_pb2 import PrefillRequest
 from gemline.rpc.options import open_channel
@@ -35,25 +35,25 @@ class PrefillClient:
     def __init__(
         self,
         workers: Callable[[], Iterable[WorkerRecord]],
-        revision: str,
+        card: ModelCard,
         *,
         connect_timeout_s: float = 2.0,
         rest_s: float = 2.0,
     ) -> None:
         self._workers = workers
-        self._revision = revision
+        self._card = card
         self._connect_timeout_s = connect_timeout_s
         self._rest_s = rest_s
         self._peers: dict[tuple[str, int], _Peer] = {}  # by worker_id and epoch
 
     def pick(self) -> WorkerRecord | None:
-        """The least loaded ready worker with our weights; None when there is none."""
+        """The least loaded ready worker of our very model, dtype and quantization included; None when there is none."""
         now_s = time.monotonic()
         fit = [
             worker
             for worker in self._workers()
             if worker.state is State.READY
-            and worker.model.revision == self._revision
+            and worker.model == self._card
             and ((peer := self._peers.get(_life(worker))) is None or peer.rests_until_s <= now_s)
         ]
         return min(fit, key=self._load, default=None)

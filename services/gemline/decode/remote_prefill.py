@@ -121,7 +121,9 @@ class RemotePrefill:
 
     def _finish(self, seq_id: int, end: PrefillEnd, engine: Engine) -> None:
         """In the engine's thread. The event is posted from here, or the next step's would overtake it."""
-        event = engine.finish_import(seq_id, end.token_id, logprobs_from_proto(end.logprobs))
+        event = engine.finish_import(
+            seq_id, end.token_id, logprobs_from_proto(end.logprobs), num_cached=end.num_cached_tokens
+        )
         self._host.post(partial(self._emit, (event,)))
 
     async def _abandon(self, request: EngineRequest, where: str) -> None:
@@ -132,13 +134,17 @@ class RemotePrefill:
         self._prefills.add(1, {"where": where})
 
     def _message(self, worker: WorkerRecord, request: EngineRequest, request_id: str) -> PrefillRequest:
+        engine = self._host.engine
         return PrefillRequest(
             epoch=worker.epoch,
             request_id=request_id,
             token_ids=request.token_ids,
             num_prompt_tokens=request.num_prompt_tokens,
             sampling=sampling_to_proto(request.params),
-            layout=KvLayout(model_revision=self._host.engine.revision, dtype=self._host.options.dtype),
+            cache_salt=request.cache_salt,
+            layout=KvLayout(
+                model_revision=engine.revision, dtype=engine.options.dtype, quantization=engine.options.quantization
+            ),
         )
 
     def _log_failure(self, worker: WorkerRecord, request_id: str, error: Exception) -> None:

@@ -87,6 +87,7 @@ class RequestTable:
             token_ids=tuple(message.token_ids),
             num_prompt_tokens=message.num_prompt_tokens,
             params=sampling_from_proto(message.sampling),
+            cache_salt=message.cache_salt,
         )
         self._engine.start(request, message.request_id, message.trace_context)
 

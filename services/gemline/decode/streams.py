@@ -32,6 +32,8 @@ class GatewayStream:
             event.token_ids.append(token.token_id)
         if token.logprobs is not None:
             event.logprobs.append(logprobs_to_proto(token.logprobs))
+        if token.num_cached:
+            event.num_cached_tokens = token.num_cached
         if token.finish is not None:
             event.finish_reason = finish_to_proto(token.finish)
 

@@ -52,14 +52,17 @@ class DecodeWorker:
         """The model it serves."""
         return self._card
 
+    @property
+    def backend(self) -> str:
+        """What its engine computes with."""
+        return self._host.backend
+
     async def start(self, context: WorkerContext) -> None:
         """Loads the model. Raises the ConfigurationError that says why it cannot."""
         await self._host.start(context.telemetry)
         self._card = self._host.card(self._options.served_model_name)
         self._context = context
-        self._client = PrefillClient(
-            lambda: context.view.workers(Role.PREFILL, self._card.model_id), self._card.revision
-        )
+        self._client = PrefillClient(lambda: context.view.workers(Role.PREFILL, self._card.model_id), self._card)
         context.view.on_change(self._client.follow)
         remote = RemotePrefill(self._host, self._client, context.telemetry, self._emit)
         dispatcher = Dispatcher(

@@ -156,6 +156,7 @@ class Gateway:
                 num_prompt_tokens=len(token_ids),
                 sampling=sampling_to_proto(sampling),
                 trace_context=trace_context,
+                cache_salt=tenant.cache_salt,
             ),
         )
         await dispatch.start()

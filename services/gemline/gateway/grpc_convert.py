@@ -70,7 +70,11 @@ def usage(counted: Usage | None) -> pb.Usage | None:
     """The message of the counts, or nothing."""
     if counted is None:
         return None
-    return pb.Usage(prompt_tokens=counted.prompt_tokens, completion_tokens=counted.completion_tokens)
+    return pb.Usage(
+        prompt_tokens=counted.prompt_tokens,
+        completion_tokens=counted.completion_tokens,
+        cached_tokens=counted.cached_tokens,
+    )
 
 
 def logprobs(positions: Iterable[PositionLogprobs]) -> list[pb.PositionLogprobs]:
@@ -82,7 +86,13 @@ def logprobs(positions: Iterable[PositionLogprobs]) -> list[pb.PositionLogprobs]
 
 def model(card: ModelCard) -> pb.Model:
     """The message of one model."""
-    return pb.Model(id=card.model_id, context_length=card.context_length, revision=card.revision)
+    return pb.Model(
+        id=card.model_id,
+        context_length=card.context_length,
+        revision=card.revision,
+        dtype=card.dtype,
+        quantization=card.quantization,
+    )
 
 
 def _message(index: int, message: pb.Message) -> Message:

@@ -16,6 +16,7 @@ class Delivery(NamedTuple):
     token_ids: list[int]
     logprobs: list[sampling_pb2.Logprobs]  # one per id, or none at all
     finish: FinishReason | None
+    num_cached: int = 0  # of the prompt's tokens, found in a prefix cache; comes with the first id
 
 
 class Inbox:
@@ -25,13 +26,14 @@ class Inbox:
     max_tokens ids, however slow the reader is, for the worker generates no more.
     """
 
-    __slots__ = ("_cancel", "_error", "_finish", "_is_canceled", "_logprobs", "_token_ids", "_waiter")
+    __slots__ = ("_cancel", "_error", "_finish", "_is_canceled", "_logprobs", "_num_cached", "_token_ids", "_waiter")
 
     def __init__(self, cancel: Callable[[], None]) -> None:
         """`cancel` tells the worker; it is harmless after the request's end."""
         self._cancel = cancel
         self._token_ids: list[int] = []
         self._logprobs: list[sampling_pb2.Logprobs] = []
+        self._num_cached = 0
         self._finish: FinishReason | None = None
         self._error: GemlineError | None = None
         self._is_canceled = False
@@ -42,6 +44,8 @@ class Inbox:
         self._token_ids.extend(event.token_ids)
         if event.logprobs:
             self._logprobs.extend(event.logprobs)
+        if event.num_cached_tokens:
+            self._num_cached = event.num_cached_tokens
         self._finish = finish_from_proto(event.finish_reason)
         if event.HasField("error"):
             self._error = error_from_proto(event.error)
@@ -72,8 +76,8 @@ class Inbox:
                 self._waiter = None
         if self._error is not None and not self._token_ids:
             raise self._error
-        delivery = Delivery(self._token_ids, self._logprobs, self._finish)
-        self._token_ids, self._logprobs = [], []
+        delivery = Delivery(self._token_ids, self._logprobs, self._finish, self._num_cached)
+        self._token_ids, self._logprobs, self._num_cached = [], [], 0
         return delivery
 
     def _has_news(self) -> bool:

@@ -1,5 +1,6 @@
 """What a user asked for and what goes back, free of HTTP and gRPC: the words the two fronts and the core share."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,6 +12,11 @@ class Tenant:
     """Whose key was used."""
 
     tenant_id: str
+
+    @property
+    def cache_salt(self) -> bytes:
+        """What the tenant's blocks in prefix caches are hashed with: the same on every gateway, no client names it."""
+        return hashlib.sha256(b"gemline prefix cache of tenant " + self.tenant_id.encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,7 @@ class Usage:
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0  # of the prompt's, found in a prefix cache
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,4 +82,5 @@ class KvSender:
         return await asyncio.to_thread(self._writer.kv, kv, payload)
 
     def _end(self, first: TokenEvent) -> bytes:
-        return self._writer.end(first.token_id, None if first.logprobs is None else logprobs_to_proto(first.logprobs))
+        logprobs = None if first.logprobs is None else logprobs_to_proto(first.logprobs)
+        return self._writer.end(first.token_id, logprobs, num_cached_tokens=first.num_cached)

@@ -60,6 +60,7 @@ class Servicer:
             num_prompt_tokens=message.num_prompt_tokens,
             params=sampling_from_proto(message.sampling),
             hold=True,
+            cache_salt=message.cache_salt,
         )
         await self._prefills.run(request, message.request_id, str(metadata.get("traceparent", "")), context.write)
 
@@ -72,4 +73,4 @@ class Servicer:
 
 
 def _describe(layout: KvLayout) -> str:
-    return f"{layout.model_revision[:12]}/{layout.dtype}"
+    return f"{layout.model_revision[:12]}/{layout.dtype}/{layout.quantization}"

@@ -54,9 +54,17 @@ class PrefillWorker:
         return self._card
 
     @property
+    def backend(self) -> str:
+        """What its engine computes with."""
+        return self._host.backend
+
+    @property
     def layout(self) -> KvLayout:
         """Of the keys and values it sends."""
-        return KvLayout(model_revision=self._host.engine.revision, dtype=self._options.engine.dtype)
+        engine = self._host.engine
+        return KvLayout(
+            model_revision=engine.revision, dtype=engine.options.dtype, quantization=engine.options.quantization
+        )
 
     async def start(self, context: WorkerContext) -> None:
         """Loads the model. Raises the ConfigurationError that says why it cannot."""

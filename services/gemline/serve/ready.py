@@ -14,6 +14,7 @@ class ProcessInfo:
     pid: int
     address: str  # host:port
     metrics: str  # host:port of its /metrics
+    backend: str = ""  # what its engine computes with; empty where there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Ready:
     redis_url: str
     log_dir: str
     processes: tuple[ProcessInfo, ...]
+    dtype: str = ""  # of activations, keys and values
+    quantization: str = ""  # of the weights
 
     def write(self, path: Path) -> None:
         """Write it as JSON in one piece, for its owner's eyes alone: it holds a key."""

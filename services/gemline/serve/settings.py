@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from gemline.cluster.records import Role
+from gemline.engine.options import Quantization
 from gemline.errors import ConfigurationError
 
 Runner = Literal["ray", "process"]
@@ -25,11 +26,13 @@ class WorkerSettings:
     advertise: str | None = None  # the address others reach it by; default: bind
     port: int = 0
     metrics_port: int = 0
-    dtype: str = "float32"
+    dtype: str = "auto"
+    quantization: Quantization = "none"
     kv_blocks: int | None = None  # None: from free memory
     block_size: int = 16
     max_batch_tokens: int = 512
     max_running: int = 64
+    prefix_cache: bool = True
     threads: int | None = None  # None: torch's own choice
     prefill: Literal["remote", "local"] = "remote"  # decode workers only
     system_prompt: SystemPrompt = "refuse"  # tokenization workers only
@@ -57,7 +60,7 @@ class WorkerSettings:
             part
             for field in fields(self)
             if field.name not in ("role", "redis_url") and (value := getattr(self, field.name)) != field.default
-            for part in (f"--{field.name.replace('_', '-')}", str(value))
+            for part in _flag(field.name.replace("_", "-"), value)
         ]
         return [self.role, *flags]
 
@@ -72,7 +75,8 @@ class StackSettings:
     num_tokenization: int = 1
     num_prefill: int = 1
     num_decode: int = 1
-    dtype: str = "float32"
+    dtype: str = "auto"
+    quantization: Quantization = "none"
     host: str = "127.0.0.1"
     http_port: int = 8080
     grpc_port: int = 50051
@@ -82,6 +86,7 @@ class StackSettings:
     kv_blocks: int | None = None
     max_running: int = 64
     max_batch_tokens: int = 512
+    prefix_cache: bool = True
     threads: int | None = None  # None: the cores, shared out among the engines
     system_prompt: SystemPrompt = "refuse"
     ready_file: Path | None = None
@@ -109,9 +114,11 @@ class StackSettings:
             redis_url=redis_url,
             bind=self.host,
             dtype=self.dtype,
+            quantization=self.quantization,
             kv_blocks=self.kv_blocks,
             max_batch_tokens=self.max_batch_tokens,
             max_running=self.max_running,
+            prefix_cache=self.prefix_cache,
             threads=self.threads,
             prefill="local" if self.topology == "colocated" else "remote",
             system_prompt=self.system_prompt,
@@ -124,3 +131,9 @@ def resolve(settings: StackSettings, num_cores: int | None = None) -> StackSetti
         return settings
     num_engines = settings.counts[Role.PREFILL] + settings.counts[Role.DECODE]
     return replace(settings, threads=max(1, (num_cores or os.cpu_count() or 1) // num_engines))
+
+
+def _flag(name: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, bool):
+        return (f"--{name}" if value else f"--no-{name}",)
+    return (f"--{name}", str(value))

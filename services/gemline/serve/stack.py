@@ -102,8 +102,10 @@ class Stack:
             log_dir=str(self._run_dir),
             processes=(
                 ProcessInfo("gateway", gateway.child.pid, gateway.address, gateway.address),
-                *(ProcessInfo(it.role.value, it.pid, it.address, it.metrics_address) for it in records),
+                *(ProcessInfo(it.role.value, it.pid, it.address, it.metrics_address, it.backend) for it in records),
             ),
+            dtype=next(it.model.dtype for it in records if it.role is Role.DECODE),
+            quantization=next(it.model.quantization for it in records if it.role is Role.DECODE),
         )
         if settings.ready_file is not None:
             ready.write(settings.ready_file)
@@ -162,10 +164,18 @@ class Stack:
             for record in records:
                 if record.worker_id not in seen:
                     seen.add(record.worker_id)
-                    self._report(f"{record.role.value} ready at {record.address}")
+                    self._report(f"{record.role.value} ready at {record.address}{_computing(record)}")
             if all(len(view.workers(role, name)) >= count for role, count in self._settings.counts.items()):
                 return records
             await asyncio.sleep(_POLL_S)
+
+
+def _computing(record: WorkerRecord) -> str:
+    """How it computes, to be put behind its address; nothing for a worker without an engine."""
+    if not record.backend:
+        return ""
+    weights = "" if record.model.quantization == "none" else f", {record.model.quantization} weights"
+    return f": {record.model.dtype}{weights}, backend {record.backend}"
 
 
 def _count_words(counts: Mapping[Role, int]) -> list[str]:

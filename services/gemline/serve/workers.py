@@ -6,6 +6,7 @@ from pathlib import Path
 from gemline.cluster.records import Role
 from gemline.host import HostSettings, Worker, WorkerHost, run_until_signal
 from gemline.logs import setup_logging
+from gemline.serve.openmp import limit_spinning
 from gemline.serve.settings import WorkerSettings
 
 
@@ -18,14 +19,17 @@ def build_worker(settings: WorkerSettings) -> Worker:
         return TokenizationWorker(
             TokenizationOptions(model_dir, settings.served_model_name, system_prompt=settings.system_prompt)
         )
+    limit_spinning()
     from gemline.engine.options import EngineOptions
 
     engine = EngineOptions(
         dtype=settings.dtype,
+        quantization=settings.quantization,
         num_kv_blocks=settings.kv_blocks,
         block_size=settings.block_size,
         max_batch_tokens=settings.max_batch_tokens,
         max_running=settings.max_running,
+        prefix_cache=settings.prefix_cache,
         num_threads=settings.threads,
     )
     if settings.role == Role.PREFILL.value:

@@ -35,6 +35,7 @@ class TokenizationWorker:
     """A worker for `WorkerHost`. It keeps nothing between calls, so it serves whoever calls until it is stopped."""
 
     role = Role.TOKENIZATION
+    backend = ""
 
     def __init__(self, options: TokenizationOptions) -> None:
         self._options = options

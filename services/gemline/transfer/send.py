@@ -38,8 +38,14 @@ class FrameWriter:
         self.num_bytes += memoryview(payload).nbytes
         return encode_kv(kv, payload)
 
-    def end(self, token_id: int, logprobs: Logprobs | None) -> bytes:
-        """The end frame, with the first generated token."""
+    def end(self, token_id: int, logprobs: Logprobs | None, *, num_cached_tokens: int = 0) -> bytes:
+        """The end frame, with the first generated token and how much of the prompt was not computed for it."""
         return encode_end(
-            PrefillEnd(token_id=token_id, logprobs=logprobs, num_frames=self.num_frames, num_bytes=self.num_bytes)
+            PrefillEnd(
+                token_id=token_id,
+                logprobs=logprobs,
+                num_frames=self.num_frames,
+                num_bytes=self.num_bytes,
+                num_cached_tokens=num_cached_tokens,
+            )
         )

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1agemline/v1/inference.proto\x12\ngemline.v1\":\n\x07Message\x12\x1e\n\x04role\x18\x01 \x01(\x0e\x32\x10.gemline.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xcb\x04\n\x0fSamplingOptions\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x08 \x01(\x02H\x07\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\t \x01(\x02H\x08\x88\x01\x01\x12>\n\nlogit_bias\x18\n \x03(\x0b\x32*.gemline.v1.SamplingOptions.LogitBiasEntry\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x12\n\nignore_eos\x18\r \x01(\x08\x12\x15\n\x08logprobs\x18\x0e \x01(\rH\t\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x07\n\x05_seedB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x0b\n\t_logprobs\"N\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x0c\x12\x0f\n\x07logprob\x18\x04 \x01(\x02\"c\n\x10PositionLogprobs\x12(\n\x06\x63hosen\x18\x01 \x01(\x0b\x32\x18.gemline.v1.TokenLogprob\x12%\n\x03top\x18\x02 \x03(\x0b\x32\x18.gemline.v1.TokenLogprob\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\"_\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.gemline.v1.SamplingOptions\"\xb7\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12/\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x18.gemline.v1.FinishReason\x12 \n\x05usage\x18\x04 \x01(\x0b\x32\x11.gemline.v1.Usage\x12.\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1c.gemline.v1.PositionLogprobs\"e\n\x15GenerateStreamRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.gemline.v1.SamplingOptions\"\xbd\x01\n\x16GenerateStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12/\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x18.gemline.v1.FinishReason\x12 \n\x05usage\x18\x04 \x01(\x0b\x32\x11.gemline.v1.Usage\x12.\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1c.gemline.v1.PositionLogprobs\"r\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x08messages\x18\x02 \x03(\x0b\x32\x13.gemline.v1.Message\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.gemline.v1.SamplingOptions\"\xcb\x01\n\x0c\x43hatResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12$\n\x07message\x18\x02 \x01(\x0b\x32\x13.gemline.v1.Message\x12/\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x18.gemline.v1.FinishReason\x12 \n\x05usage\x18\x04 \x01(\x0b\x32\x11.gemline.v1.Usage\x12.\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1c.gemline.v1.PositionLogprobs\"x\n\x11\x43hatStreamRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x08messages\x18\x02 \x03(\x0b\x32\x13.gemline.v1.Message\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.gemline.v1.SamplingOptions\"\xb9\x01\n\x12\x43hatStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12/\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x18.gemline.v1.FinishReason\x12 \n\x05usage\x18\x04 \x01(\x0b\x32\x11.gemline.v1.Usage\x12.\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1c.gemline.v1.PositionLogprobs\"Z\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12%\n\x08messages\x18\x03 \x03(\x0b\x32\x13.gemline.v1.Message\")\n\x13\x43ountTokensResponse\x12\x12\n\nnum_tokens\x18\x01 \x01(\r\"\x13\n\x11ListModelsRequest\"=\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x02 \x01(\r\x12\x10\n\x08revision\x18\x03 \x01(\t\"7\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.gemline.v1.Model*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x12\n\x0eROLE_ASSISTANT\x10\x02\x12\x0f\n\x0bROLE_SYSTEM\x10\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xd4\x03\n\tInference\x12\x45\n\x08Generate\x12\x1b.gemline.v1.GenerateRequest\x1a\x1c.gemline.v1.GenerateResponse\x12Y\n\x0eGenerateStream\x12!.gemline.v1.GenerateStreamRequest\x1a\".gemline.v1.GenerateStreamResponse0\x01\x12\x39\n\x04\x43hat\x12\x17.gemline.v1.ChatRequest\x1a\x18.gemline.v1.ChatResponse\x12M\n\nChatStream\x12\x1d.gemline.v1.ChatStreamRequest\x1a\x1e.gemline.v1.ChatStreamResponse0\x01\x12N\n\x0b\x43ountTokens\x12\x1e.gemline.v1.CountTokensRequest\x1a\x1f.gemline.v1.CountTokensResponse\x12K\n\nListModels\x12\x1d.gemline.v1.ListModelsRequest\x1a\x1e.gemline.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1agemline/v1/inference.proto\x12\ngemline.v1\":\n\x07Message\x12\x1e\n\x04role\x18\x01 \x01(\x0e\x32\x10.gemline.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xcb\x04\n\x0fSamplingOptions\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x08 \x01(\x02H\x07\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\t \x01(\x02H\x08\x88\x01\x01\x12>\n\nlogit_bias\x18\n \x03(\x0b\x32*.gemline.v1.SamplingOptions.LogitBiasEntry\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x12\n\nignore_eos\x18\r \x01(\x08\x12\x15\n\x08logprobs\x18\x0e \x01(\rH\t\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x07\n\x05_seedB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x0b\n\t_logprobs\"N\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x0c\x12\x0f\n\x07logprob\x18\x04 \x01(\x02\"c\n\x10PositionLogprobs\x12(\n\x06\x63hosen\x18\x01 \x01(\x0b\x32\x18.gemline.v1.TokenLogprob\x12%\n\x03top\x18\x02 \x03(\x0b\x32\x18.gemline.v1.TokenLogprob\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"_\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.gemline.v1.SamplingOptions\"\xb7\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12/\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x18.gemline.v1.FinishReason\x12 \n\x05usage\x18\x04 \x01(\x0b\x32\x11.gemline.v1.Usage\x12.\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1c.gemline.v1.PositionLogprobs\"e\n\x15GenerateStreamRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.gemline.v1.SamplingOptions\"\xbd\x01\n\x16GenerateStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12/\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x18.gemline.v1.FinishReason\x12 \n\x05usage\x18\x04 \x01(\x0b\x32\x11.gemline.v1.Usage\x12.\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1c.gemline.v1.PositionLogprobs\"r\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x08messages\x18\x02 \x03(\x0b\x32\x13.gemline.v1.Message\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.gemline.v1.SamplingOptions\"\xcb\x01\n\x0c\x43hatResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12$\n\x07message\x18\x02 \x01(\x0b\x32\x13.gemline.v1.Message\x12/\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x18.gemline.v1.FinishReason\x12 \n\x05usage\x18\x04 \x01(\x0b\x32\x11.gemline.v1.Usage\x12.\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1c.gemline.v1.PositionLogprobs\"x\n\x11\x43hatStreamRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x08messages\x18\x02 \x03(\x0b\x32\x13.gemline.v1.Message\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.gemline.v1.SamplingOptions\"\xb9\x01\n\x12\x43hatStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12/\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x18.gemline.v1.FinishReason\x12 \n\x05usage\x18\x04 \x01(\x0b\x32\x11.gemline.v1.Usage\x12.\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1c.gemline.v1.PositionLogprobs\"Z\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12%\n\x08messages\x18\x03 \x03(\x0b\x32\x13.gemline.v1.Message\")\n\x13\x43ountTokensResponse\x12\x12\n\nnum_tokens\x18\x01 \x01(\r\"\x13\n\x11ListModelsRequest\"b\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x02 \x01(\r\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x14\n\x0cquantization\x18\x05 \x01(\t\"7\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.gemline.v1.Model*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x12\n\x0eROLE_ASSISTANT\x10\x02\x12\x0f\n\x0bROLE_SYSTEM\x10\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xd4\x03\n\tInference\x12\x45\n\x08Generate\x12\x1b.gemline.v1.GenerateRequest\x1a\x1c.gemline.v1.GenerateResponse\x12Y\n\x0eGenerateStream\x12!.gemline.v1.GenerateStreamRequest\x1a\".gemline.v1.GenerateStreamResponse0\x01\x12\x39\n\x04\x43hat\x12\x17.gemline.v1.ChatRequest\x1a\x18.gemline.v1.ChatResponse\x12M\n\nChatStream\x12\x1d.gemline.v1.ChatStreamRequest\x1a\x1e.gemline.v1.ChatStreamResponse0\x01\x12N\n\x0b\x43ountTokens\x12\x1e.gemline.v1.CountTokensRequest\x1a\x1f.gemline.v1.CountTokensResponse\x12K\n\nListModels\x12\x1d.gemline.v1.ListModelsRequest\x1a\x1e.gemline.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +33,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGOPTIONS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGOPTIONS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_ROLE']._serialized_start=2418
-  _globals['_ROLE']._serialized_end=2498
-  _globals['_FINISHREASON']._serialized_start=2500
-  _globals['_FINISHREASON']._serialized_end=2595
+  _globals['_ROLE']._serialized_start=2478
+  _globals['_ROLE']._serialized_end=2558
+  _globals['_FINISHREASON']._serialized_start=2560
+  _globals['_FINISHREASON']._serialized_end=2655
   _globals['_MESSAGE']._serialized_start=42
   _globals['_MESSAGE']._serialized_end=100
   _globals['_SAMPLINGOPTIONS']._serialized_start=103
@@ -48,33 +48,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POSITIONLOGPROBS']._serialized_start=772
   _globals['_POSITIONLOGPROBS']._serialized_end=871
   _globals['_USAGE']._serialized_start=873
-  _globals['_USAGE']._serialized_end=930
-  _globals['_GENERATEREQUEST']._serialized_start=932
-  _globals['_GENERATEREQUEST']._serialized_end=1027
-  _globals['_GENERATERESPONSE']._serialized_start=1030
-  _globals['_GENERATERESPONSE']._serialized_end=1213
-  _globals['_GENERATESTREAMREQUEST']._serialized_start=1215
-  _globals['_GENERATESTREAMREQUEST']._serialized_end=1316
-  _globals['_GENERATESTREAMRESPONSE']._serialized_start=1319
-  _globals['_GENERATESTREAMRESPONSE']._serialized_end=1508
-  _globals['_CHATREQUEST']._serialized_start=1510
-  _globals['_CHATREQUEST']._serialized_end=1624
-  _globals['_CHATRESPONSE']._serialized_start=1627
-  _globals['_CHATRESPONSE']._serialized_end=1830
-  _globals['_CHATSTREAMREQUEST']._serialized_start=1832
-  _globals['_CHATSTREAMREQUEST']._serialized_end=1952
-  _globals['_CHATSTREAMRESPONSE']._serialized_start=1955
-  _globals['_CHATSTREAMRESPONSE']._serialized_end=2140
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=2142
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=2232
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=2234
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=2275
-  _globals['_LISTMODELSREQUEST']._serialized_start=2277
-  _globals['_LISTMODELSREQUEST']._serialized_end=2296
-  _globals['_MODEL']._serialized_start=2298
-  _globals['_MODEL']._serialized_end=2359
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2361
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2416
-  _globals['_INFERENCE']._serialized_start=2598
-  _globals['_INFERENCE']._serialized_end=3066
+  _globals['_USAGE']._serialized_end=953
+  _globals['_GENERATEREQUEST']._serialized_start=955
+  _globals['_GENERATEREQUEST']._serialized_end=1050
+  _globals['_GENERATERESPONSE']._serialized_start=1053
+  _globals['_GENERATERESPONSE']._serialized_end=1236
+  _globals['_GENERATESTREAMREQUEST']._serialized_start=1238
+  _globals['_GENERATESTREAMREQUEST']._serialized_end=1339
+  _globals['_GENERATESTREAMRESPONSE']._serialized_start=1342
+  _globals['_GENERATESTREAMRESPONSE']._serialized_end=1531
+  _globals['_CHATREQUEST']._serialized_start=1533
+  _globals['_CHATREQUEST']._serialized_end=1647
+  _globals['_CHATRESPONSE']._serialized_start=1650
+  _globals['_CHATRESPONSE']._serialized_end=1853
+  _globals['_CHATSTREAMREQUEST']._serialized_start=1855
+  _globals['_CHATSTREAMREQUEST']._serialized_end=1975
+  _globals['_CHATSTREAMRESPONSE']._serialized_start=1978
+  _globals['_CHATSTREAMRESPONSE']._serialized_end=2163
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=2165
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=2255
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=2257
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=2298
+  _globals['_LISTMODELSREQUEST']._serialized_start=2300
+  _globals['_LISTMODELSREQUEST']._serialized_end=2319
+  _globals['_MODEL']._serialized_start=2321
+  _globals['_MODEL']._serialized_end=2419
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2421
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2476
+  _globals['_INFERENCE']._serialized_start=2658
+  _globals['_INFERENCE']._serialized_end=3126
 # @@protoc_insertion_point(module_scope)

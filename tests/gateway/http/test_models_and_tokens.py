@@ -18,7 +18,9 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
 
 def test_a_model_whose_name_has_a_slash_is_found(client: openai.OpenAI, http: httpx.Client) -> None:
     assert client.models.retrieve(MODEL).id == MODEL
-    assert http.get(f"/v1/models/{MODEL}").json()["max_model_len"] == CARD.context_length
+    details = http.get(f"/v1/models/{MODEL}").json()
+    assert details["max_model_len"] == CARD.context_length
+    assert (details["dtype"], details["quantization"]) == ("float32", "int8")
     with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("another")
     assert caught.value.code == "model_not_found"

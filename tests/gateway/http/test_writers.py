@@ -56,9 +56,14 @@ def test_a_piece_without_text_makes_no_event() -> None:
 
 
 def test_the_usage_event_has_no_choices() -> None:
-    [event] = events(ChunkWriter(CHAT, HEAD, 1, with_usage=True).usage(Usage(3, 4)))
+    [event] = events(ChunkWriter(CHAT, HEAD, 1, with_usage=True).usage(Usage(3, 4, 2)))
     assert event["choices"] == []
-    assert event["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+    assert event["usage"] == {
+        "prompt_tokens": 3,
+        "completion_tokens": 4,
+        "total_tokens": 7,
+        "prompt_tokens_details": {"cached_tokens": 2},
+    }
 
 
 def token(data: bytes, logprob: float = -1.0) -> TokenLogprob:

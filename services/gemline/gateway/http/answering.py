@@ -139,6 +139,7 @@ class _Tally:
         return Usage(
             prompt_tokens=sum(self._usages[index].prompt_tokens for index in firsts),
             completion_tokens=sum(usage.completion_tokens for usage in self._usages.values()),
+            cached_tokens=sum(self._usages[index].cached_tokens for index in firsts),
         )
 
 

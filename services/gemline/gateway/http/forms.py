@@ -75,4 +75,5 @@ def write_usage(usage: Usage) -> JsonObject:
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": total,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }

@@ -37,4 +37,6 @@ def _model(card: ModelCard, created_s: int) -> dict[str, object]:
         "owned_by": "gemline",
         "max_model_len": card.context_length,
         "revision": card.revision,
+        "dtype": card.dtype,
+        "quantization": card.quantization,
     }

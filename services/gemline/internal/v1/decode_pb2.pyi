@@ -95,6 +95,7 @@ class Submit(_message.Message):
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
+    CACHE_SALT_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """handle names the request on this stream: a small number, chosen by the gateway, not used again while it is alive."""
     request_id: _builtins.str
@@ -103,6 +104,8 @@ class Submit(_message.Message):
     """num_prompt_tokens of them are the prompt; the rest were generated on another worker."""
     trace_context: _builtins.str
     """trace_context is a W3C traceparent, empty when the request is not traced."""
+    cache_salt: _builtins.bytes
+    """cache_salt names the tenant to the prefix cache: only requests of equal salt share blocks; empty shares nothing."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """token_ids of the prompt, <bos> first, and of what was generated before."""
@@ -120,10 +123,11 @@ class Submit(_message.Message):
         num_prompt_tokens: _builtins.int = ...,
         sampling: _sampling_pb2.SamplingParams | None = ...,
         trace_context: _builtins.str = ...,
+        cache_salt: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "num_prompt_tokens", b"num_prompt_tokens", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids", "trace_context", b"trace_context"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "handle", b"handle", "num_prompt_tokens", b"num_prompt_tokens", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids", "trace_context", b"trace_context"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -248,10 +252,13 @@ class Event(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """handle of the request."""
     finish_reason: _sampling_pb2.FinishReason.ValueType
     """finish_reason is set on a request's last event, unless error is."""
+    num_cached_tokens: _builtins.int
+    """num_cached_tokens of the request were found in a prefix cache; set beside the first of its token_ids alone."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """token_ids that are new."""
@@ -272,10 +279,11 @@ class Event(_message.Message):
         logprobs: _abc.Iterable[_sampling_pb2.Logprobs] | None = ...,
         finish_reason: _sampling_pb2.FinishReason.ValueType = ...,
         error: Global___Error | None = ...,
+        num_cached_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "finish_reason", b"finish_reason", "handle", b"handle", "logprobs", b"logprobs", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "finish_reason", b"finish_reason", "handle", b"handle", "logprobs", b"logprobs", "num_cached_tokens", b"num_cached_tokens", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -31,12 +31,15 @@ class PrefillRequest(_message.Message):
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     LAYOUT_FIELD_NUMBER: _builtins.int
+    CACHE_SALT_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """epoch of the prefill worker that is meant; another epoch is refused with FAILED_PRECONDITION."""
     request_id: _builtins.str
     """request_id is the gateway's name for the request."""
     num_prompt_tokens: _builtins.int
     """num_prompt_tokens of them are the prompt; the rest were generated (penalties tell them apart)."""
+    cache_salt: _builtins.bytes
+    """cache_salt names the tenant to the prefix cache, as in Submit."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """token_ids of the prompt, and of what was generated before."""
@@ -58,10 +61,11 @@ class PrefillRequest(_message.Message):
         num_prompt_tokens: _builtins.int = ...,
         sampling: _sampling_pb2.SamplingParams | None = ...,
         layout: Global___KvLayout | None = ...,
+        cache_salt: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["layout", b"layout", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "layout", b"layout", "num_prompt_tokens", b"num_prompt_tokens", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "epoch", b"epoch", "layout", b"layout", "num_prompt_tokens", b"num_prompt_tokens", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -75,19 +79,23 @@ class KvLayout(_message.Message):
 
     MODEL_REVISION_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
     model_revision: _builtins.str
     """model_revision is the SHA-256 of the checkpoint's config and tensor headers, in hex."""
     dtype: _builtins.str
     """dtype of the values: "float32" or "bfloat16"."""
+    quantization: _builtins.str
+    """quantization of the weights they were computed with: "none", "int8" or "int4"."""
     def __init__(
         self,
         *,
         model_revision: _builtins.str = ...,
         dtype: _builtins.str = ...,
+        quantization: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "model_revision", b"model_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "model_revision", b"model_revision", "quantization", b"quantization"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -201,12 +209,15 @@ class PrefillEnd(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     NUM_FRAMES_FIELD_NUMBER: _builtins.int
     NUM_BYTES_FIELD_NUMBER: _builtins.int
+    NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     token_id: _builtins.int
     """token_id is the first generated token."""
     num_frames: _builtins.int
     """num_frames that were sent before this one."""
     num_bytes: _builtins.int
     """num_bytes of payload that were sent before this one."""
+    num_cached_tokens: _builtins.int
+    """num_cached_tokens of the prompt were found in the prefill worker's prefix cache."""
     @_builtins.property
     def logprobs(self) -> _sampling_pb2.Logprobs:
         """logprobs of that token, when asked for."""
@@ -218,10 +229,11 @@ class PrefillEnd(_message.Message):
         logprobs: _sampling_pb2.Logprobs | None = ...,
         num_frames: _builtins.int = ...,
         num_bytes: _builtins.int = ...,
+        num_cached_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "num_bytes", b"num_bytes", "num_frames", b"num_frames", "token_id", b"token_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "num_bytes", b"num_bytes", "num_cached_tokens", b"num_cached_tokens", "num_frames", b"num_frames", "token_id", b"token_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
