@@ -19,9 +19,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def ray_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = start_stack(
-        tmp_path_factory.mktemp("ray"), "--runner", "ray", "--dtype", "float32", "--first-prompt", ""
-    )
+    running = start_stack(tmp_path_factory.mktemp("ray"), "--runner", "ray", "--dtype", "float32", "--first-prompt", "")
     children = descendants(running.process.pid)
     yield running
     assert running.stop() == 0
