@@ -3,6 +3,7 @@
 import json
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from gemline.cli.checks import compute, machine, model, software, stack
 from gemline.cli.checks.check import Check, Outcome, attempt
 from gemline.cli.doctor import doctor
 from gemline.errors import ConfigurationError
-from gemline_kernels.choose import Choice, choice
+from gemline_kernels.choose import Choice, choice, choose
 from gemline_kernels.cpu.native import NEEDED_CPU_FLAGS, library
 
 SAPPHIRE_RAPIDS = """\
@@ -26,6 +27,16 @@ processor\t: 1
 model name\t: another
 flags\t\t: fpu
 """
+
+
+@pytest.fixture(autouse=True)
+def choosing_afresh() -> Iterator[None]:
+    """What a test pretends of this machine is not what the next one's backend is chosen by."""
+    for function in (choice, choose, library):
+        function.cache_clear()
+    yield
+    for function in (choice, choose, library):
+        function.cache_clear()
 
 
 def test_the_cpus_useful_features_are_named() -> None:
@@ -91,16 +102,12 @@ def test_a_library_that_is_not_built_yet_is_told_and_not_built(tmp_path: Path, m
 def test_without_a_compiler_the_fallback_is_a_warning_that_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    choice.cache_clear()
-    library.cache_clear()
     monkeypatch.setenv("GEMLINE_CACHE", str(tmp_path))
     monkeypatch.setattr("gemline_kernels.cpu.build.cpu_flags", lambda: NEEDED_CPU_FLAGS)
     monkeypatch.setattr("gemline_kernels.cpu.native.cpu_flags", lambda: NEEDED_CPU_FLAGS)
     monkeypatch.setattr("gemline_kernels.choose.cpu_flags", lambda: NEEDED_CPU_FLAGS)
     monkeypatch.setenv("CXX", "no-such-compiler")
     findings = named(compute.checks())
-    choice.cache_clear()
-    library.cache_clear()
     assert findings["compiler"].outcome is findings["backend"].outcome is Outcome.WARNING
     assert "onednn: the faster native one is not available: no C++ compiler" in findings["backend"].found
     assert findings["self-check"].found == "onednn computes right, within rounding"
