@@ -111,9 +111,9 @@ async def test_every_call_carries_a_request_id_the_failed_ones_too(stub: Any, ke
     assert dict(await call.initial_metadata())["x-request-id"] == response.request_id
     for metadata in (key, ()):
         failing = stub.Generate(pb.GenerateRequest(model="none"), metadata=metadata)
-        assert dict(await failing.initial_metadata())["x-request-id"].startswith("req_")
-        with pytest.raises(grpc.aio.AioRpcError):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
             await failing
+        assert dict(caught.value.trailing_metadata() or ())["x-request-id"].startswith("req_")
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)

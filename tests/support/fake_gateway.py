@@ -131,7 +131,7 @@ class FakeGateway(rpc.InferenceServicer):
 
 
 def _abort(context: rpc._ServicerContext, fail: Fail) -> NoReturn:
-    context.set_trailing_metadata(fail.metadata)
+    context.set_trailing_metadata((("x-request-id", REQUEST_ID), *fail.metadata))
     context.abort(fail.status, fail.details)
     raise AssertionError("abort raises")
 

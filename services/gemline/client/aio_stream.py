@@ -9,6 +9,7 @@ import grpc
 
 from gemline.client.answer import Answer, StreamResponse
 from gemline.client.retry import Tries
+from gemline.client.status import trailing_metadata
 from gemline.client.types import Piece
 from gemline.errors import Unavailable
 
@@ -92,6 +93,7 @@ class AsyncStream(Answer):
             return
         if self._call is not None:
             self._note_request_id(await self._call.initial_metadata())
+            self._note_request_id(trailing_metadata(failure).items())
             self._call = None
         try:
             pause_s = self._tries.give_up(failure) if self._last else self._tries.pause_s(failure)

@@ -52,7 +52,7 @@ class Answer:
         return piece
 
     def _note_request_id(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-        """Learn it from initial metadata: a call that fails has no response to hold it."""
+        """Learn it from initial or trailing metadata: a call that fails has no response to hold it."""
         found = [value for key, value in metadata if key == "x-request-id" and isinstance(value, str)]
         self._request_id = found[-1] if found else self._request_id
 

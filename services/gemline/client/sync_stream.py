@@ -9,6 +9,7 @@ import grpc
 
 from gemline.client.answer import Answer, StreamResponse
 from gemline.client.retry import Tries
+from gemline.client.status import trailing_metadata
 from gemline.client.types import Piece
 
 
@@ -82,6 +83,7 @@ class Stream(Answer):
             return
         if self._call is not None:
             self._note_request_id(self._call.initial_metadata() or ())
+            self._note_request_id(trailing_metadata(failure).items())
             self._call = None
         try:
             pause_s = self._tries.give_up(failure) if self._last else self._tries.pause_s(failure)

@@ -12,8 +12,8 @@ import grpc.aio
 from gemline.errors import GemlineError, InternalError
 from gemline.gateway import grpc_convert as convert
 from gemline.gateway.answer import Answer
-from gemline.gateway.core import Gateway, new_request_id
-from gemline.gateway.grpc_auth import REQUEST_ID_KEY, bearer, metadata_value
+from gemline.gateway.core import Gateway
+from gemline.gateway.grpc_auth import bearer, metadata_value, name_call
 from gemline.gateway.requests import GenerationRequest, Piece, PositionLogprobs, Prompt, Tenant
 from gemline.v1 import inference_pb2 as pb
 from gemline.v1.inference_pb2_grpc import InferenceServicer
@@ -125,8 +125,7 @@ class PublicServicer(InferenceServicer):
     async def _greet(self, context: Context) -> _Call:
         """Names the call, to the caller too, and finds out whose it is."""
         metadata = context.invocation_metadata()
-        request_id = new_request_id()
-        await context.send_initial_metadata(((REQUEST_ID_KEY, request_id),))
+        request_id = await name_call(context)
         tenant = await self._gateway.authenticate(bearer(metadata))
         return _Call(tenant, request_id, metadata_value(metadata, "traceparent"))
 

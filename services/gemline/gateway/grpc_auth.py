@@ -31,6 +31,18 @@ def bearer(metadata: Metadata | None) -> str | None:
     return bearer_key(metadata_value(metadata, AUTHORIZATION_KEY))
 
 
+async def name_call(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    """A request id for the call, told to the caller before the answer and, for a call that fails at once, after it:
+
+    grpc.aio's client may lose the initial metadata of a call whose status comes right behind it.
+    """
+    request_id = new_request_id()
+    named = ((REQUEST_ID_KEY, request_id),)
+    context.set_trailing_metadata(named)
+    await context.send_initial_metadata(named)
+    return request_id
+
+
 class KeyCheck(grpc.aio.ServerInterceptor):
     """Ends a call without a valid key before its handler is looked for, so that nothing can be left open by mistake."""
 
@@ -53,7 +65,7 @@ def _refusal(error: GemlineError) -> grpc.RpcMethodHandler[Any, Any]:
     """Takes no message, so it fits a method of any kind."""
 
     async def refuse(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
-        await context.send_initial_metadata(((REQUEST_ID_KEY, new_request_id()),))
+        await name_call(context)
         await abort(context, error)
 
     return grpc.stream_stream_rpc_method_handler(refuse)

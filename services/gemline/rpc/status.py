@@ -57,8 +57,9 @@ def _clipped(message: str) -> str:
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: GemlineError) -> NoReturn:
-    """Ends the call with the error's status; raises, never returns."""
-    await context.abort(status_code(error), _clipped(error.message), trailing_metadata(error))
+    """Ends the call with the error's status, after the trailing metadata set so far; raises, never returns."""
+    trailing = (*(context.trailing_metadata() or ()), *trailing_metadata(error))
+    await context.abort(status_code(error), _clipped(error.message), trailing)
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, *, peer: str = "a worker") -> GemlineError:
