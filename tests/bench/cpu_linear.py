@@ -32,9 +32,10 @@ Product = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Peaks:
-    """Billions per second: float32 operations, int8 operations, bytes read from memory."""
+    """Billions per second: float32 operations, those on bfloat16 weights, int8 operations, bytes read from memory."""
 
     fma: float
+    bf16: float  # as fma where the CPU does not multiply bfloat16 itself
     vnni: float
     bytes: float
 
@@ -50,7 +51,6 @@ def best_s(call: Callable[[], object], budget_s: float) -> float:
 
 def measure_peaks(budget_s: float) -> Peaks:
     native, threads, rounds = library(), torch.get_num_threads(), 20_000
-    native.gemline_fma_rounds.restype = ctypes.c_float
     memory = torch.zeros(2**29, dtype=torch.uint8)
     starts = itertools.cycle(range(0, memory.nbytes, 2**26))
 
@@ -58,11 +58,13 @@ def measure_peaks(budget_s: float) -> Peaks:
         address = ctypes.c_void_p(memory.data_ptr() + next(starts))
         native.gemline_read_bytes(address, ctypes.c_int64(2**26))
 
-    fma = best_s(lambda: native.gemline_fma_rounds(ctypes.c_int64(rounds)), budget_s)
-    vnni = best_s(lambda: native.gemline_vnni_rounds(ctypes.c_int64(rounds)), budget_s)
-    return Peaks(
-        rounds * 512 * threads / fma / 1e9, rounds * 2048 * threads / vnni / 1e9, 2**26 / best_s(read, budget_s) / 1e9
-    )
+    def rate(name: str, per_round: int) -> float:
+        function = getattr(native, name)
+        return rounds * per_round * threads / best_s(lambda: function(ctypes.c_int64(rounds)), budget_s) / 1e9
+
+    fma = rate("gemline_fma_rounds", 512)
+    bf16 = rate("gemline_bf16_rounds", 1024) if hasattr(native, "gemline_bf16_rounds") else fma
+    return Peaks(fma, bf16, rate("gemline_vnni_rounds", 2048), 2**26 / best_s(read, budget_s) / 1e9)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ import datetime
 import os
 import platform
 import subprocess
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bench.cpu_linear import measure_peaks
 from bench.peers import Peers
+
+from gemline_kernels.cpu.build import NativeUnavailableError
 
 _FLAGS = ("fma", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
@@ -51,14 +53,12 @@ def load_average() -> float:
 
 
 def peaks() -> dict[str, float]:
-    """Multiply-adds and reads a second at most, of all cores, by a program compiled on the spot; {} without g++."""
-    with tempfile.TemporaryDirectory() as directory:
-        program = Path(directory) / "peaks"
-        source = Path(__file__).with_name("peaks.cpp")
-        if not _output("g++", "-O3", "-march=native", "-fopenmp", "-std=c++17", str(source), "-o", str(program), "-v"):
-            return {}
-        lines = _output(str(program)).splitlines()
-    return {name: float(value) for name, value in (line.split() for line in lines)}
+    """Operations and reads a second at most, of all cores; {} where the native library cannot run."""
+    try:
+        most = measure_peaks(budget_s=2.0)
+    except NativeUnavailableError:
+        return {}
+    return {"bf16_gflops": most.bf16, "int8_gops": most.vnni, "read_gbytes": most.bytes}
 
 
 def _output(*command: str) -> str:

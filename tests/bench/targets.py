@@ -139,7 +139,7 @@ def _shares(comparison: Comparison) -> str:
     size, peaks = comparison.about["model"], comparison.peaks
     rows = []
     for precision, bytes_per_weight, head_bytes, peak in (
-        ("bf16", 2.0, 2.0, peaks.get("bf16_gflops", peaks.get("fp32_gflops"))),
+        ("bf16", 2.0, 2.0, peaks.get("bf16_gflops")),
         ("int8", 1.0, 1.0, peaks.get("int8_gops")),
         ("int4", 0.5, 1.0, peaks.get("int8_gops")),
     ):

@@ -83,7 +83,7 @@ def _comparison() -> Comparison:
         "rounds": 3,
         "model": {"weights": 10**9, "head_weights": 0},
     }
-    comparison = Comparison(about, {"fp32_gflops": 400.0, "read_gbytes": 20.0})
+    comparison = Comparison(about, {"bf16_gflops": 400.0, "read_gbytes": 20.0})
     for name, rates in {"gemline bf16": (90.0, 100.0, 300.0), "vLLM fp32": (50.0,), "llama.cpp BF16": (80.0,)}.items():
         result = comparison.results.setdefault(name, Result(start_s=9.0))
         result.rounds["prefill 512"] = [{"prefill_tokens_per_s": rate, "ttft_p50_ms": 1.0} for rate in rates]

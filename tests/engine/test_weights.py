@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from gemline.engine.tensor_file import TensorFile
 from gemline.engine.weights import Weights
 from gemline.errors import CheckpointError
+from gemline_kernels.backend import Quantization
 
 LARGE, SMALL = "model.embed_tokens.weight", "model.norm.weight"
 
@@ -21,8 +22,8 @@ def write(directory: Path, **changes: torch.Tensor) -> Path:
     return path
 
 
-def weights(path: Path, **options: str) -> Weights:
-    return Weights((TensorFile.open(path),), **options)  # type: ignore[arg-type]  # the quantization
+def weights(path: Path, quantization: Quantization = "none") -> Weights:
+    return Weights((TensorFile.open(path),), quantization)
 
 
 def mapped_bytes(path: Path) -> int:
@@ -70,7 +71,9 @@ def test_changing_a_tensor_changes_neither_the_file_nor_what_is_read_next(tmp_pa
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
-def test_what_cannot_be_quantized_is_named_with_the_number_of_its_values(tmp_path: Path, quantization: str) -> None:
+def test_what_cannot_be_quantized_is_named_with_the_number_of_its_values(
+    tmp_path: Path, quantization: Quantization
+) -> None:
     spoilt = torch.ones(4, 4)
     spoilt[1, 2], spoilt[3, 0] = torch.nan, -torch.inf
     path = write(tmp_path, model__layers__3__mlp__up_proj__weight=spoilt)

@@ -156,20 +156,18 @@ def _run(command: Sequence[str]) -> str:
     return done.stdout
 
 
-def main() -> int:
-    """Exit status: 0, or 1 when there is no library, with the reason."""
+def main() -> None:
+    """Prints the library's path; ends with status 1 and the reason when there is none."""
     from gemline_kernels.cpu.native import missing_cpu_flags  # which imports this module
 
     if missing := missing_cpu_flags():
-        print(f"this CPU lacks {', '.join(missing)}", file=sys.stderr)  # noqa: T201
-        return 1
+        sys.exit(f"this CPU lacks {', '.join(missing)}")
     try:
-        print(build())  # noqa: T201
+        library = build()
     except NativeUnavailableError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
+        sys.exit(str(error))
+    sys.stdout.write(f"{library}\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -26,6 +26,25 @@ float gemline_fma_rounds(int64_t rounds) {
   return sum;
 }
 
+#ifdef __AVX512BF16__
+// The same with VDPBF16PS: 1024 flop per round and thread.
+float gemline_bf16_rounds(int64_t rounds) {
+  float sum = 0;
+#pragma omp parallel reduction(+ : sum)
+  {
+    __m512 a[16];
+    for (int i = 0; i < 16; i++) a[i] = _mm512_set1_ps(i * 1e-3f);
+    const __m512bh ones = (__m512bh)_mm512_set1_epi32(0x3F803F80);
+    for (int64_t round = 0; round < rounds; round++) {
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++) a[i] = _mm512_dpbf16_ps(a[i], ones, ones);
+    }
+    for (int i = 0; i < 16; i++) sum += _mm512_reduce_add_ps(a[i]);
+  }
+  return sum;
+}
+#endif
+
 // The same with VPDPBUSD: 2048 integer operations per round and thread.
 int64_t gemline_vnni_rounds(int64_t rounds) {
   int64_t sum = 0;
