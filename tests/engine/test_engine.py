@@ -277,7 +277,16 @@ def test_a_prompt_that_comes_while_a_stream_runs_is_computed_in_small_pieces(gre
     engine.add(greedy(2, [2] * 60, max_tokens=1))
     for _ in range(2):  # and it stays the newcomer whatever the stream says meanwhile
         teach(engine)
-        assert engine.step().num_batch_tokens == 22
+        assert engine.step().num_batch_tokens == 20
+
+
+def test_prompts_that_came_while_the_first_was_computed_are_computed_in_large_pieces(greedy: MakeRequest) -> None:
+    engine = toy_engine(PACED)
+    engine.add(greedy(1, [1] * 50, max_tokens=10))
+    engine.step()
+    engine.add(greedy(2, [2] * 60, max_tokens=1))  # as the engine's thread does between two steps
+    teach(engine)
+    assert engine.step().num_batch_tokens == 61
 
 
 def test_prompts_that_came_before_the_streams_are_computed_in_large_pieces(greedy: MakeRequest) -> None:

@@ -115,7 +115,7 @@ class Engine:
     def step(self) -> StepResult:
         """Moves every sequence that the budget and the blocks allow, and says what came of it."""
         start_s = time.perf_counter()
-        load = self._roster.load
+        load = self._roster.weigh()
         plan = self._plan(load)
         outcome = self._run(plan.chunks)
         events = self._commit(plan, outcome)

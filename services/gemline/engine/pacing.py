@@ -16,7 +16,7 @@ from collections import deque
 from statistics import median, median_low
 from typing import NamedTuple
 
-_SLOWDOWN = 1.7  # times the quiet duration, by newcomers; leaves room for noise below twice
+_SLOWDOWN = 1.6  # times the quiet duration, by newcomers; leaves room for noise below twice
 _STALL = 12.0  # quiet durations of one stream more, by elders
 _CONSTANT = 12  # tokens that a step's constant part is worth: between 9 (int4) and 18 (int8) on two cores with AVX-512
 _FLOOR = 8  # prompt tokens in every other step, so that prompts come to an end beside any number of streams

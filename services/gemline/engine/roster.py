@@ -65,10 +65,15 @@ class Roster:
         """Sequences that own blocks but are not in the batch."""
         return len(self.by_id) - len(self._waiting) - len(self._running)
 
-    @property
-    def load(self) -> Load:
-        """What a step's pace depends on."""
+    def weigh(self) -> Load:
+        """What the next step's pace depends on. Whoever has arrived is an elder of the streams that begin with it.
+
+        A first token was given by the step before, and who came during that one waited for it as the stream did.
+        """
         streams = [sequence for sequence in self._running if sequence.decodes]
+        for stream in streams:
+            if stream.began is None:
+                stream.began = self._num_arrivals
         prompts = (sequence for sequence in (*self._running, *self._waiting[:1]) if not sequence.decodes)
         oldest = next(prompts, None)
         by_newcomer = oldest is not None and any(s.began is not None and s.began < oldest.arrival for s in streams)
@@ -133,8 +138,6 @@ class Roster:
 
     def answer(self, sequence: Sequence, token_id: int) -> FinishReason | None:
         """One more token of its answer; says whether, and why, it was the last."""
-        if sequence.began is None:
-            sequence.began = self._num_arrivals
         return sequence.append(token_id)
 
     def hold(self, sequence: Sequence) -> None:
