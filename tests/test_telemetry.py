@@ -173,9 +173,11 @@ def test_a_collector_that_is_not_there_holds_nobody_up(monkeypatch: pytest.Monke
     started_s = time.monotonic()
     with ours.span("decode"):
         pass
-    assert time.monotonic() - started_s < 0.1
+    span_s = time.monotonic() - started_s
     ours.shutdown()
-    assert time.monotonic() - started_s < 5
+    whole_s = time.monotonic() - started_s
+    assert span_s < 0.1 * whole_s  # to end it waits for an export that fails
+    assert whole_s < 5
 
 
 def test_off_a_span_hands_the_callers_trace_context_on() -> None:
@@ -189,17 +191,19 @@ def test_off_a_span_hands_the_callers_trace_context_on() -> None:
     ours.shutdown()
 
 
-def test_off_a_span_costs_less_than_two_microseconds() -> None:
-    ours = telemetry.off()
+def test_off_a_span_costs_a_tenth_of_one_that_is_recorded(collector: Collector) -> None:
+    recorded, unrecorded = telemetry.setup("decode"), telemetry.off()
 
-    def cost_s() -> float:
+    def cost_s(ours: telemetry.Telemetry) -> float:
         started_s = time.perf_counter()
-        for _ in range(10_000):
+        for _ in range(1000):
             with ours.span("decode"):
                 pass
-        return (time.perf_counter() - started_s) / 10_000
+        return time.perf_counter() - started_s
 
-    assert min(cost_s() for _ in range(5)) < 2e-6
+    pairs = [(cost_s(unrecorded), cost_s(recorded)) for _ in range(5)]
+    recorded.shutdown()
+    assert min(off_s for off_s, _ in pairs) < 0.1 * min(on_s for _, on_s in pairs)
 
 
 def test_the_metrics_of_two_telemetries_do_not_meet() -> None:

@@ -144,7 +144,7 @@ def compare(shape: tuple[int, int], options: argparse.Namespace, peaks: Peaks) -
         for name, seconds in best.items():
             kind, weights = KINDS[name], num_outputs * num_inputs
             read, done = weights * kind.bits / 8 / seconds / 1e9, 2 * num_rows * weights / seconds / 1e9
-            peak = peaks.vnni if kind.is_int else peaks.fma
+            peak = peaks.vnni if kind.is_int else peaks.bf16 if kind.bits == 16 else peaks.fma
             shares = f"{read:6.1f} GB/s ({read / peaks.bytes:4.0%})  {done:7.1f} G/s ({done / peak:4.0%})"
             print(f"  {name:12} {seconds * 1e6:10.1f} us  {shares}", flush=True)
 

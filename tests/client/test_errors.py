@@ -1,6 +1,5 @@
 """Every failure of a call is one of gemline.errors, exactly the one that was meant."""
 
-import time
 from collections.abc import Callable
 
 import grpc
@@ -77,11 +76,9 @@ async def test_nobody_listening_is_unavailable_and_names_the_address(make_api: C
 
 
 async def test_a_deadline_passes_at_its_time_and_names_it(once: ClientApi, gateway: FakeGateway) -> None:
-    gateway.script.append(Say(delay_s=1.0))
-    begun = time.monotonic()
+    gateway.script.append(Say(delay_s=1.0))  # without a deadline this would be an answer
     with pytest.raises(errors.DeadlineExceeded, match=r"within 0\.2 s"):
         await once.generate("x", timeout_s=0.2)
-    assert time.monotonic() - begun < 0.9
 
 
 async def test_a_deadline_holds_for_a_whole_stream(once: ClientApi, gateway: FakeGateway) -> None:
@@ -103,8 +100,7 @@ async def test_all_tries_share_one_deadline(make_api: Callable[..., ClientApi], 
     away = Fail(grpc.StatusCode.UNAVAILABLE, "away")
     served.gateway.script.extend([away] * 1000)
     api = make_api(served.address, retry=RetryPolicy(max_attempts=1000, initial_backoff_s=0.05, max_backoff_s=0.05))
-    begun = time.monotonic()
     with pytest.raises((errors.Unavailable, errors.DeadlineExceeded)):
         await api.generate("x", timeout_s=0.5)
-    assert time.monotonic() - begun < 1.5
+    assert 2 <= len(served.gateway.requests) < 20  # of the thousand that the policy allows, 0.05 s apart
     await api.close()
