@@ -97,6 +97,21 @@ class Layers(Protocol):
         """
 
 
+class Attend(Protocol):
+    """Attention of one step in the layers that have one window."""
+
+    def __call__(self, query_THK: torch.Tensor, keys_NSGK: torch.Tensor, values_NSGK: torch.Tensor, /) -> torch.Tensor:
+        """out_THK over one layer's pool."""
+
+
+class Context(NamedTuple):
+    """What attention has to know of a batch in the layers of one kind; see `Backend.paged_attention`."""
+
+    block_table_BP: torch.Tensor
+    query_start: torch.Tensor
+    context_len: torch.Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class PlainLayers:
     """The layers as calls of a backend's operations: the specification of any faster way to run them."""
@@ -108,17 +123,17 @@ class PlainLayers:
         """As `Layers` says."""
         ops, stack = self.ops, self.stack
         narrow = is_worth_narrowing(step)
+        windows = {layer.window for layer in stack.layers}
+        attends = {window: self.attend(_context(step, window), window, pools[0].keys) for window in windows}
         normed_TD = ops.rms_norm(residual_TD, stack.first_norm_D, stack.eps)
         for layer, pool in zip(stack.layers, pools, strict=True):
             query_THK = self._write(layer, layer.query_key_value(normed_TD), step, pool)
+            attend = attends[layer.window]
             if narrow and layer is stack.layers[-1]:
-                attended_THK = self._attend(layer, query_THK[step.sample_rows], *_narrowed(layer, step), pool)
-                residual_TD = residual_TD[step.sample_rows]
-            else:
-                table_BP = step.global_table_BP if layer.window is None else step.local_table_BP
-                attended_THK = self._attend(layer, query_THK, table_BP, step.query_start, step.context_len, pool)
+                query_THK, residual_TD = query_THK[step.sample_rows], residual_TD[step.sample_rows]
+                attend = self.attend(_narrowed(step, layer.window), layer.window, pool.keys)
             residual_TD, normed_TD = ops.add_norm(
-                layer.attention_out(attended_THK.flatten(1)),
+                layer.attention_out(attend(query_THK, *pool).flatten(1)),
                 residual_TD,
                 layer.post_attention_norm_D,
                 layer.pre_feedforward_norm_D,
@@ -133,6 +148,17 @@ class PlainLayers:
             )
         return normed_TD if narrow else normed_TD[step.sample_rows]
 
+    def attend(self, context: Context, window: int | None, keys_NSGK: torch.Tensor) -> Attend:
+        """Prepares attention for all layers with that window; `keys_NSGK` is the pool of any of them."""
+        stack = self.stack
+
+        def attend(query_THK: torch.Tensor, keys_NSGK: torch.Tensor, values_NSGK: torch.Tensor, /) -> torch.Tensor:
+            return self.ops.paged_attention(
+                query_THK, keys_NSGK, values_NSGK, *context, window=window, scale=stack.scale, cap=stack.cap
+            )
+
+        return attend
+
     def _write(self, layer: LayerWeights, projected_TM: torch.Tensor, step: Step, pool: KeysValues) -> torch.Tensor:
         """The queries; keys and values go into the pool."""
         stack = self.stack
@@ -145,26 +171,10 @@ class PlainLayers:
             stack.num_heads,
         )
 
-    def _attend(
-        self,
-        layer: LayerWeights,
-        query_THK: torch.Tensor,
-        table_BP: torch.Tensor,
-        query_start: torch.Tensor,
-        context_len: torch.Tensor,
-        pool: KeysValues,
-    ) -> torch.Tensor:
-        stack = self.stack
-        return self.ops.paged_attention(
-            query_THK,
-            *pool,
-            table_BP,
-            query_start,
-            context_len,
-            window=layer.window,
-            scale=stack.scale,
-            cap=stack.cap,
-        )
+
+def _context(step: Step, window: int | None) -> Context:
+    table_BP = step.global_table_BP if window is None else step.local_table_BP
+    return Context(table_BP, step.query_start, step.context_len)
 
 
 def is_worth_narrowing(step: Step) -> bool:
@@ -176,19 +186,13 @@ def is_worth_narrowing(step: Step) -> bool:
     return len(step.sample_rows) <= len(step.context_len) and len(step.sample_rows) < len(step.positions_T)
 
 
-class _Narrowed(NamedTuple):
-    table_BP: torch.Tensor
-    query_start: torch.Tensor
-    context_len: torch.Tensor
-
-
-def _narrowed(layer: LayerWeights, step: Step) -> _Narrowed:
+def _narrowed(step: Step, window: int | None) -> Context:
     """The sampled rows alone, each as a sequence with one new token."""
+    table_BP, query_start, context_len = _context(step, window)
     rows = step.sample_rows.cpu()
-    sequences = torch.searchsorted(step.query_start, rows, right=True) - 1
-    table_BP = step.global_table_BP if layer.window is None else step.local_table_BP
-    return _Narrowed(
+    sequences = torch.searchsorted(query_start, rows, right=True) - 1
+    return Context(
         table_BP[sequences.to(table_BP.device)],
         torch.arange(len(rows) + 1),
-        step.context_len[sequences] - step.query_start[sequences + 1] + rows + 1,
+        context_len[sequences] - query_start[sequences + 1] + rows + 1,
     )
