@@ -34,9 +34,10 @@ check: $(VENV)/.dev
 	$(PYTHON) -m mypy tests
 	$(VENV)/bin/lint-imports
 
-# The fast tests first: a mistake shows in seconds; then those that start processes, then Ray.
+# The fast tests first: a mistake shows in seconds; then GPU kernels interpreted, those that start processes, then Ray.
 test: $(VENV)/.dev
 	$(PYTHON) -m pytest -m "not slow and not ray"
+	TRITON_INTERPRET=1 $(PYTHON) -m pytest tests/interpreted
 	$(PYTHON) -m pytest -m "slow and not ray"
 	$(PYTHON) -m pytest -m "ray"
 

@@ -1,0 +1,68 @@
+"""One token for each row of logits, on the device: nothing is read back but the tokens."""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+
+from gemline_kernels.gpu.device import sampling as device
+
+_CHUNK = 4096
+_SHIFTS = (24, 16, 8, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """How the token of each of B rows is chosen, as tensors on the logits' device."""
+
+    temperature: torch.Tensor  # float32; 0: the likeliest
+    top_k: torch.Tensor  # int32; 0: all
+    top_p: torch.Tensor  # float32; 1: all
+    min_p: torch.Tensor  # float32; 0: all
+    seed: torch.Tensor  # int64, the bits of an unsigned one
+    position: torch.Tensor  # int64, of the token in its sequence
+
+
+def sample(logits_BV: torch.Tensor, choices: Choices, *, truncates: bool, chunk: int = _CHUNK) -> torch.Tensor:
+    """token_ids_B, int32: -1 for a row whose maximum is no finite number.
+
+    Logits are float32 and stay as they are. min_p, then top_k, then top_p leave the likeliest tokens; of equal ones at
+    the edge those of lower id. `truncates` is whether any row has a top_k or a top_p.
+    """
+    num_rows, vocab_size = logits_BV.shape
+    num_chunks = triton.cdiv(vocab_size, chunk)
+    chunks = triton.next_power_of_2(num_chunks)
+    grid = (num_rows, num_chunks)
+
+    def rows(dtype: torch.dtype, *sizes: int) -> torch.Tensor:
+        return torch.empty((num_rows, *sizes), dtype=dtype, device=logits_BV.device)
+
+    chunk_max, chunk_token = rows(torch.float32, num_chunks), rows(torch.int32, num_chunks)
+    row_max, row_token, is_active = rows(torch.float32), rows(torch.int32), rows(torch.int32)
+    edge, keep, need, mass = (rows(torch.int64) for _ in range(4))
+    device.survey[grid](logits_BV, chunk_max, chunk_token, vocab_size, CHUNK=chunk)
+    device.begin[(num_rows,)](
+        chunk_max, chunk_token, row_max, row_token, edge, keep, need, mass, is_active, choices.top_k, choices.top_p,
+        num_chunks, CHUNKS=chunks,
+    )  # fmt: skip
+    weighing = (logits_BV, row_max, choices.temperature, choices.min_p)
+    if truncates:
+        counts, masses = torch.zeros((2, num_rows, 256), dtype=torch.int64, device=logits_BV.device)
+        for by_mass in (False, True):
+            if by_mass:
+                device.turn_to_mass[(num_rows,)](
+                    edge, keep, need, mass, is_active, row_token, choices.top_p
+                )  # fmt: skip
+            for shift in _SHIFTS:
+                device.count[grid](*weighing, edge, is_active, counts, masses, vocab_size, SHIFT=shift, CHUNK=chunk)
+                device.narrow[(num_rows,)](
+                    edge, keep, need, mass, is_active, choices.top_k, counts, masses, SHIFT=shift, BY_MASS=by_mass
+                )
+    chunk_mass, chunk_equal, chunk_one = (rows(torch.int64, num_chunks) for _ in range(3))
+    device.total[grid](*weighing, edge, chunk_mass, chunk_equal, chunk_one, vocab_size, CHUNK=chunk)
+    out = rows(torch.int32)
+    device.draw[(num_rows,)](
+        logits_BV, row_max, row_token, choices.temperature, choices.min_p, edge, keep, chunk_mass, chunk_equal,
+        chunk_one, choices.seed, choices.position, out, num_chunks, vocab_size, CHUNK=chunk, CHUNKS=chunks,
+    )  # fmt: skip
+    return out

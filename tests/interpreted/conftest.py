@@ -1,0 +1,12 @@
+"""Tests of the Triton kernels without a GPU: `TRITON_INTERPRET=1 pytest tests/interpreted`, in a process of its own.
+
+Whether kernels are interpreted is decided when triton is first imported, so these tests are no part of another run.
+"""
+
+import os
+
+collect_ignore_glob: list[str] = []
+if os.environ.get("TRITON_INTERPRET") == "1":
+    import support.triton_bfloat16  # noqa: F401  # mends the interpreter
+else:
+    collect_ignore_glob.append("test_*.py")

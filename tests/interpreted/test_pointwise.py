@@ -1,0 +1,115 @@
+"""Triton's norms, rotation and gated activation, interpreted, against their formulas in float64."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from gemline_kernels import reference
+from gemline_kernels.gpu import pointwise
+from gemline_kernels.gpu.device import pointwise as device
+
+EPS = 1e-6
+SHAPES = [(1, 1024), (5, 24), (3, 7), (2, 80), (9, 600)]
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    assert isinstance(request.param, torch.dtype)
+    return request.param
+
+
+def check(actual: torch.Tensor, exact: torch.Tensor, dtype: torch.dtype) -> None:
+    assert actual.dtype == dtype
+    assert_close(actual.double(), exact, rtol=2e-6 if dtype == torch.float32 else 2**-8, atol=4e-6)
+
+
+def normed(x_TD: torch.Tensor, weight_D: torch.Tensor) -> torch.Tensor:
+    return x_TD.double() / (x_TD.double().square().mean(-1, keepdim=True) + EPS).sqrt() * (1 + weight_D.double())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rms_norm_multiplies_by_one_plus_weight(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    x_TD, weight_D = (torch.randn(shape) * 3).to(dtype), torch.randn(shape[1]).to(dtype)
+    check(pointwise.rms_norm(x_TD, weight_D, EPS), normed(x_TD, weight_D), dtype)
+
+
+def test_rms_norm_of_zeros_is_zero(dtype: torch.dtype) -> None:
+    assert pointwise.rms_norm(torch.zeros(1, 8, dtype=dtype), torch.ones(8, dtype=dtype), EPS).eq(0).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_add_norm_adds_the_normed_and_norms_the_rounded_sum(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    x_TD, residual_TD = (torch.randn((2, *shape)) * 3).to(dtype)
+    post_D, next_D = torch.randn(2, shape[1]).to(dtype)
+    before_TD = residual_TD.clone()
+    new_TD, normed_TD = pointwise.add_norm(x_TD, residual_TD, post_D, next_D, EPS)
+    check(new_TD, residual_TD.double() + normed(x_TD, post_D), dtype)
+    check(normed_TD, normed(new_TD, next_D), dtype)
+    assert residual_TD.equal(before_TD)
+
+
+@pytest.mark.parametrize("width", [24, 80, 600])
+def test_embed_scales_and_norms_the_rounded_rows(dtype: torch.dtype, width: int) -> None:
+    torch.manual_seed(0)
+    weight_VD, first_D = torch.randn(11, width).to(dtype), torch.randn(width).to(dtype)
+    ids_T = torch.tensor([3, 10, 0, 3])
+    residual_TD, out_TD = torch.empty((2, 4, width), dtype=dtype)
+    device.embed[(4,)](ids_T, weight_VD, first_D, residual_TD, out_TD, 6.25, EPS, WIDTH=width, COLUMNS=1024)
+    assert residual_TD.equal((weight_VD[ids_T].float() * 6.25).to(dtype))
+    check(out_TD, normed(residual_TD, first_D), dtype)
+
+
+@pytest.mark.parametrize(("num_heads", "num_groups", "width"), [(4, 2, 16), (3, 1, 64), (2, 2, 256)])
+def test_rope_write_rotates_queries_and_keys_and_fills_the_slots(
+    dtype: torch.dtype, num_heads: int, num_groups: int, width: int
+) -> None:
+    torch.manual_seed(0)
+    table = reference.rope_table(50, width, 10000.0)
+    projected_TMK = torch.randn(5, num_heads + 2 * num_groups, width).to(dtype)
+    positions_T, slots_T = torch.tensor([0, 1, 49, 7, 30]), torch.tensor([13, 0, 5, 31, 8])
+    pools = torch.full((2, 2, 2, 16, num_groups, width), torch.nan, dtype=dtype)
+    expected = reference.rope_write(projected_TMK, table, positions_T, pools[0, 0], pools[0, 1], slots_T, num_heads)
+    actual = pointwise.rope_write(projected_TMK, table, positions_T, pools[1, 0], pools[1, 1], slots_T, num_heads)
+    rtol = 1e-6 if dtype == torch.float32 else 2**-7
+    assert_close(actual, expected, rtol=rtol, atol=1e-6)
+    assert_close(pools[1], pools[0], rtol=rtol, atol=1e-6, equal_nan=True)
+
+
+def test_rope_write_of_a_padding_row_writes_nowhere() -> None:
+    pools = torch.full((2, 1, 16, 1, 16), torch.nan)
+    projected_TMK, table = torch.ones(2, 3, 16), reference.rope_table(4, 16, 10000.0)
+    positions_T, slots_T = torch.tensor([1, 2]), torch.tensor([-1, 3])
+    pointwise.rope_write(projected_TMK, table, positions_T, pools[0], pools[1], slots_T, 1)
+    assert pools.isnan().sum() == pools.numel() - 2 * 16
+
+
+def test_rope_write_scales_and_saturates_what_becomes_fp8() -> None:
+    keys, values = torch.zeros((2, 1, 16, 1, 16), dtype=torch.float8_e4m3fn)
+    projected_TMK = torch.tensor([1.0, 3.0, 1e5]).view(1, 3, 1).repeat(1, 1, 16)
+    projected_TMK[0, 1, 8:] = 0.0
+    device.rope_write[(1, 3)](
+        projected_TMK, torch.ones(1, 8), torch.zeros(1, 8), torch.tensor([0]), torch.tensor([2]),
+        torch.empty(1, 1, 16), keys, values, 2.0, 0.5, HEADS=1, GROUPS=1, WIDTH=16,
+    )  # fmt: skip
+    assert keys[0, 2, 0].float().tolist() == [6.0] * 8 + [0.0] * 8
+    assert values[0, 2, 0].float().tolist() == [448.0] * 16
+    assert keys.float().count_nonzero() == 8
+    assert values.float().count_nonzero() == 16
+
+
+@pytest.mark.parametrize("width", [24, 1024, 1500])
+def test_geglu_multiplies_the_activated_gate_by_up(dtype: torch.dtype, width: int) -> None:
+    torch.manual_seed(0)
+    gate_up_TF = (torch.randn(3, 2 * width) * 5).to(dtype)
+    gate_up_TF[0, :2] = torch.tensor([-1e4, 1e4])
+    gate, up = gate_up_TF.double().chunk(2, dim=1)
+    exact = torch.nn.functional.gelu(gate, approximate="tanh") * up
+    check(pointwise.geglu(gate_up_TF, "gelu_pytorch_tanh"), exact, dtype)
+
+
+def test_other_activations_are_the_references() -> None:
+    gate_up_TF = torch.randn(3, 8)
+    gate, up = gate_up_TF.chunk(2, dim=1)
+    assert pointwise.geglu(gate_up_TF, "silu").equal(reference.geglu(gate, up, "silu"))
