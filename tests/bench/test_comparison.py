@@ -31,7 +31,7 @@ def test_a_checkpoint_holds_every_tensor_in_its_shape_and_the_same_bytes_each_ti
 ) -> None:
     shapes = Gemma2Config.load(written).parameter_shapes()
     with safe_open(written / "model.safetensors", framework="pt") as file:
-        assert {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()} == shapes  # noqa: SIM118
+        assert {name: tuple(file.get_slice(name).get_shape()) for name in file.offset_keys()} == shapes
         assert {file.get_slice(name).get_dtype() for name in shapes} == {"BF16"}
     checkpoint.write(tmp_path, SMALL)
     assert (tmp_path / "model.safetensors").read_bytes() == (written / "model.safetensors").read_bytes()

@@ -14,7 +14,7 @@ from support.hand_gateway import HandGateway, attached
 from support.hand_prefill import Spoiler, frozen_after, leased, registered, served
 from support.workers import becomes_true, hosted, measure, measuring
 
-from gemline.cluster.records import WorkerRecord
+from gemline.cluster.records import ModelCard, WorkerRecord
 from gemline.decode.worker import DecodeOptions, DecodeWorker
 from gemline.engine.config import Gemma2Config
 from gemline.engine.handover import kv_ranges
@@ -266,12 +266,18 @@ async def test_without_a_prefill_worker_the_decode_worker_prefills(
 
 
 @pytest.mark.parametrize(
-    "difference", [{"revision": "f" * 64}, {"dtype": "bfloat16"}, {"quantization": "int8"}], ids=", ".join
+    "changed",
+    [
+        lambda card: replace(card, revision="f" * 64),
+        lambda card: replace(card, dtype="bfloat16"),
+        lambda card: replace(card, quantization="int8"),
+    ],
+    ids=["revision", "dtype", "quantization"],
 )
 async def test_a_prefill_worker_with_other_weights_or_another_precision_is_not_asked(
-    split: Split, gateway: HandGateway, redis_url: str, difference: dict[str, str]
+    split: Split, gateway: HandGateway, redis_url: str, changed: Callable[[ModelCard], ModelCard]
 ) -> None:
-    model = replace(split.prefill_record.model, **difference)  # type: ignore[arg-type]  # each is a str field
+    model = changed(split.prefill_record.model)
     stranger = Spoiler(replace(split.prefill_record, model=model))
     async with registered(stranger, redis_url):
         await gateway.generate(1, prompt(20), GREEDY)

@@ -155,7 +155,7 @@ def test_a_newcomers_prompt_slows_streams_down_by_less_than_half(machine: Machin
 @given(machine=MACHINES, num_decoding=st.integers(1, 64))
 def test_what_streams_can_bear_is_used(machine: Machine, num_decoding: int) -> None:
     num_tokens = learned(machine, num_decoding, num_steps=60).num_tokens(Load(num_decoding, by_newcomer=True))
-    assert num_tokens == MAX_TOKENS or machine.step_ms(num_tokens + 1) >= 1.2 * machine.step_ms(num_decoding)
+    assert num_tokens == MAX_TOKENS or machine.step_ms(num_tokens + 1) >= 1.24 * machine.step_ms(num_decoding)
 
 
 @given(
@@ -174,7 +174,7 @@ def test_one_slow_step_changes_nothing(
     step_ms = machine.step_ms(num_decoding + num_prefilled)
     pacer.observe(num_decoding, num_prefilled, step_ms * slowness)
     same.observe(num_decoding, num_prefilled, step_ms)
-    assert abs(pacer.num_tokens(load) - same.num_tokens(load)) <= 0.2 * num_tokens
+    assert abs(pacer.num_tokens(load) - same.num_tokens(load)) <= 1 + 0.1 * num_tokens
 
 
 @given(machine=MACHINES, slowness=st.floats(0.2, 10), num_decoding=st.integers(1, 32))

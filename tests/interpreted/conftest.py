@@ -7,6 +7,8 @@ import os
 
 collect_ignore_glob: list[str] = []
 if os.environ.get("TRITON_INTERPRET") == "1":
-    import support.triton_bfloat16  # noqa: F401  # mends the interpreter
+    from support.triton_bfloat16 import mend_interpreter
+
+    mend_interpreter()
 else:
     collect_ignore_glob.append("test_*.py")

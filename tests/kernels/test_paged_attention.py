@@ -38,7 +38,7 @@ def check(backend: Backend, case: Case, seed: int = 0) -> None:
     if (
         case.dtype == torch.float32
     ):  # a weight's relative error is its score's error, and without a cap scores are large
-        assert_close(actual.double(), expected, rtol=0, atol=2e-4 if case.cap else 2e-3)
+        assert_close(actual.double(), expected, rtol=0, atol=2e-4 if case.cap else 5e-4)
     else:  # rounded once: half a unit of the last of 8 bits
         assert_close(actual.double(), expected, rtol=2**-8, atol=2e-3)
 

@@ -1,4 +1,4 @@
-"""Makes Triton's interpreter compute bfloat16 and fp8 as a GPU does. Import it before the first kernel is called.
+"""Makes Triton's interpreter compute bfloat16 and fp8 as a GPU does.
 
 The interpreter (3.9) keeps a bfloat16 as the integer of its bits: products multiply those, sums add them, and what
 becomes a bfloat16 is cut off instead of rounded. Here values are widened to float32 for products, rounded to nearest
@@ -65,8 +65,10 @@ def _refusing(operation: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-_Builder.cast_impl = _cast
-_Builder.create_fp_to_fp = lambda builder, source, target, _rounding: _cast(builder, source, target)
-_Builder.create_dot = _dot
-_Builder.binary_op = _refusing(_Builder.binary_op)
-_Builder.unary_op = _refusing(_Builder.unary_op)
+def mend_interpreter() -> None:
+    """For the rest of this process."""
+    _Builder.cast_impl = _cast
+    _Builder.create_fp_to_fp = lambda builder, source, target, _rounding: _cast(builder, source, target)
+    _Builder.create_dot = _dot
+    _Builder.binary_op = _refusing(_Builder.binary_op)
+    _Builder.unary_op = _refusing(_Builder.unary_op)

@@ -71,8 +71,11 @@ class Shape(NamedTuple):
 class Scales(NamedTuple):
     """What stored keys and values are to be multiplied by: 1, but for fp8."""
 
-    key: float = 1.0
-    value: float = 1.0
+    key: float
+    value: float
+
+
+UNSCALED = Scales(1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +156,7 @@ def decode(
     window: int | None,
     scale: float,
     cap: float,
-    scales: Scales = Scales(),  # noqa: B008  # immutable
+    scales: Scales = UNSCALED,
 ) -> None:
     """Fills the rows of out of the sequences that the plan is for."""
     shape = Shape.of(query_THK, keys_NSGK, window, cap)
@@ -198,7 +201,7 @@ def prefill(
     window: int | None,
     scale: float,
     cap: float,
-    scales: Scales = Scales(),  # noqa: B008  # immutable
+    scales: Scales = UNSCALED,
 ) -> None:
     """Fills the rows of out of the sequences with more than one new token."""
     shape = Shape.of(query_THK, keys_NSGK, window, cap)
