@@ -1,11 +1,11 @@
-# Four verbs for the project (install, check, test, verify), one for its user (run), one to measure (bench).
+# Four verbs for the project (install, check, test, verify), one for its user (run), two to measure (bench, gpu).
 VENV ?= .venv
 BOOTSTRAP_PYTHON ?= python3
 PYTHON := $(VENV)/bin/python
 # Wheels only, but for our own CPU library, which a C++ compiler builds for this very machine in seconds. torch is pinned because other ranges pull gigabytes of CUDA builds.
 PIP := $(PYTHON) -m pip --disable-pip-version-check install --quiet --only-binary=:all: -c deploy/constraints.txt
 
-.PHONY: run install check test verify bench clean
+.PHONY: run install check test verify bench gpu clean
 
 run: $(VENV)/.serve
 	@$(PYTHON) -m gemline.cli.main up
@@ -48,6 +48,18 @@ verify: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(PYTHON) tests/bench/token_cost.py
+
+# On a machine with an NVIDIA GPU, ten minutes: its kernels' tests, then its figures. Nothing of ours is installed there:
+# a Python with torch, triton, transformers and pytest will do. With pytest-xdist kernels are compiled by six processes.
+GPU_PYTHON ?= python3
+GPU_PYTEST ?= $(shell $(GPU_PYTHON) -c 'import xdist' 2>/dev/null && printf %s -n6)
+GPU_BUDGET_S ?= 400
+KERNEL_TESTS := $(patsubst %,tests/interpreted/test_%.py,attention linear pointwise sampling transfer)
+gpu: export PYTHONPATH := kernels:services:tests
+gpu:
+	@$(GPU_PYTHON) -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "no NVIDIA GPU here")'
+	$(GPU_PYTHON) -m pytest --confcutdir=tests/gpu $(GPU_PYTEST) tests/gpu $(KERNEL_TESTS); tested=$$?; \
+	$(GPU_PYTHON) -m bench.gpu --budget-s $(GPU_BUDGET_S) && exit $$tested
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .hypothesis

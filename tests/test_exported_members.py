@@ -6,10 +6,13 @@ import pytest
 
 import gemline.client
 import gemline.errors
-from gemline.client import AsyncClient, AsyncStream, Client, Stream
+from gemline.client import AsyncClient, AsyncSession, AsyncStream, Client, Session, Stream
+from gemline.client.aio_sessions import AsyncSessions
+from gemline.client.sync_sessions import Sessions
 
 CLIENT = [
     "AsyncClient",
+    "AsyncSession",
     "AsyncStream",
     "Client",
     "Completion",
@@ -20,6 +23,8 @@ CLIENT = [
     "PositionLogprobs",
     "RetryPolicy",
     "Sampling",
+    "Session",
+    "SessionInfo",
     "Stream",
     "Tls",
     "TokenLogprob",
@@ -30,6 +35,7 @@ CLIENT = [
 ERRORS = [
     "CheckpointError",
     "ConfigurationError",
+    "Conflict",
     "ContextLengthExceeded",
     "DeadlineExceeded",
     "GemlineError",
@@ -38,15 +44,20 @@ ERRORS = [
     "MethodNotAllowed",
     "ModelNotFound",
     "Overloaded",
+    "PoisonRequest",
     "RequestTooLarge",
     "RouteNotFound",
+    "SessionNotFound",
     "StaleEpoch",
+    "TurnNotSaved",
     "Unauthenticated",
     "Unavailable",
     "WorkerLost",
 ]
 
 METHODS = ["chat", "chat_stream", "close", "count_tokens", "generate", "generate_stream", "models"]
+SESSION = ["chat", "delete", "fork", "id", "refresh", "stream"]
+SESSIONS = ["create", "get", "list"]
 STREAM = ["cancel", "finish_reason", "logprobs", "request_id", "text", "usage"]
 
 
@@ -66,7 +77,12 @@ def test_the_errors_are_exactly_these() -> None:
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])
 def test_both_clients_have_exactly_these_methods(client: type) -> None:
-    assert public(client) == METHODS
+    assert public(client) == sorted([*METHODS, "sessions"])
+
+
+@pytest.mark.parametrize(("session", "sessions"), [(Session, Sessions), (AsyncSession, AsyncSessions)])
+def test_both_sessions_have_exactly_these_members(session: type, sessions: type) -> None:
+    assert (public(session), public(sessions)) == (SESSION, SESSIONS)
 
 
 @pytest.mark.parametrize("stream", [Stream, AsyncStream])
@@ -78,3 +94,11 @@ def test_both_streams_have_exactly_these_members(stream: type) -> None:
 def test_both_clients_take_the_same_arguments(name: str) -> None:
     sync, asynchronous = (inspect.signature(getattr(client, name)) for client in (Client, AsyncClient))
     assert sync.parameters == asynchronous.parameters
+
+
+@pytest.mark.parametrize("name", [*SESSION, *SESSIONS])
+def test_both_sessions_take_the_same_arguments(name: str) -> None:
+    kinds = ((Session, Sessions), (AsyncSession, AsyncSessions))
+    sync, asynchronous = (getattr(kind[name in SESSIONS], name) for kind in kinds)
+    if not isinstance(sync, property):
+        assert inspect.signature(sync).parameters == inspect.signature(asynchronous).parameters

@@ -1,13 +1,15 @@
 """The operations a backend has to offer. `reference` says what each means; the others are held to it."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import torch
 
 if TYPE_CHECKING:
-    from gemline_kernels.layers import Layers, Stack
+    from gemline_kernels.decoding import Decoder
+    from gemline_kernels.layers import KeysValues, Layers, Stack, Weights
 
-Quantization = Literal["none", "int8", "int4"]
+Quantization = Literal["none", "int8", "int4", "fp8"]
 
 
 class RopeTable(NamedTuple):
@@ -72,6 +74,13 @@ class Backend(Protocol):
     def name(self) -> str:
         """As options and logs say it."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where weights, activations and caches have to be. `query_start` and `context_len` are always on the CPU."""
+
+    def check_shape(self, dtype: torch.dtype, head_dim: int, block_size: int) -> None:
+        """Raises ValueError, which says what is supported, for a model or a block size that it cannot serve."""
+
     def linear(self, weight_ND: torch.Tensor, bias_N: torch.Tensor | None, quantization: Quantization) -> Linear:
         """Packs a weight. The tensor itself may be kept. ValueError when it is to be quantised and is not finite."""
 
@@ -123,3 +132,8 @@ class Backend(Protocol):
 
     def layers(self, stack: "Stack") -> "Layers":
         """The stack, whose weights this backend packed, ready to run: its operations in order, or faster to the bit."""
+
+    def decoder(
+        self, weights: "Weights", pools: Sequence["KeysValues"], num_rows: int, num_blocks: int
+    ) -> "Decoder | None":
+        """Rows on the device, of at most `num_blocks` blocks each; None where nothing is gained by them."""

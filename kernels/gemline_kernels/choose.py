@@ -4,6 +4,8 @@ import functools
 import logging
 from typing import NamedTuple
 
+import torch
+
 from gemline_kernels import portable
 from gemline_kernels.backend import Backend
 from gemline_kernels.cpu.build import NativeUnavailableError, cpu_flags
@@ -22,12 +24,32 @@ class Choice(NamedTuple):
     is_fallback: bool
 
 
+def has_gpu() -> bool:
+    """Whether torch sees one: then it is what computes."""
+    return torch.cuda.is_available()
+
+
 @functools.cache
 def choice() -> Choice:
-    """Our own library on a CPU with AVX-512, compiled now if need be; torch's oneDNN with AMX, and on any other CPU.
+    """Our Triton kernels on a GPU. On a CPU our own library with AVX-512, compiled now if need be, else torch's oneDNN.
 
-    Never fails.
+    Raises ValueError for a GPU that is older than the kernels need.
     """
+    if not has_gpu():
+        return _on_cpu()
+    from gemline_kernels.gpu.support import check_device
+
+    device = torch.device("cuda")
+    try:
+        from gemline_kernels.gpu import backend
+    except ImportError as error:
+        why = f"there is a GPU, but Triton cannot be imported (pip install 'gemline[gpu]'): {error}"
+        return _on_cpu()._replace(why=why, is_fallback=True)
+    check_device(device)
+    return Choice(backend, f"compiled for {torch.cuda.get_device_name(device)}", False)
+
+
+def _on_cpu() -> Choice:
     if _AMX in cpu_flags():
         return Choice(portable, "this CPU has AMX, which torch's own products use", False)
     try:

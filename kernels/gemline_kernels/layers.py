@@ -1,12 +1,12 @@
 """Gemma 2's layers over a ragged batch and a paged cache, as operations of any backend, one after the other."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
 
-from gemline_kernels.backend import Backend, Gated, Linear, RopeTable
+from gemline_kernels.backend import Backend, Embedding, Gated, Linear, Normed, RopeTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,23 @@ class Stack:
     scale: float
     cap: float | None
     eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A whole model."""
+
+    embedding: Embedding
+    embedding_scale: float
+    stack: Stack
+    head: Embedding
+    final_cap: float | None
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the packed matrices take."""
+        ends = self.embedding.num_bytes + (0 if self.head is self.embedding else self.head.num_bytes)
+        return ends + sum(layer.num_bytes for layer in self.stack.layers)
 
 
 class KeysValues(NamedTuple):
@@ -105,11 +122,16 @@ class Attend(Protocol):
 
 
 class Context(NamedTuple):
-    """What attention has to know of a batch in the layers of one kind; see `Backend.paged_attention`."""
+    """What attention has to know of a batch; see `Step`."""
 
-    block_table_BP: torch.Tensor
+    global_table_BP: torch.Tensor
+    local_table_BP: torch.Tensor
     query_start: torch.Tensor
     context_len: torch.Tensor
+
+    def table_BP(self, window: int | None) -> torch.Tensor:
+        """Of the layers with that window."""
+        return self.global_table_BP if window is None else self.local_table_BP
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +143,22 @@ class PlainLayers:
 
     def __call__(self, residual_TD: torch.Tensor, step: Step, pools: Sequence[KeysValues], /) -> torch.Tensor:
         """As `Layers` says."""
-        ops, stack = self.ops, self.stack
+        stack = self.stack
+        return self.run(Normed(residual_TD, self.ops.rms_norm(residual_TD, stack.first_norm_D, stack.eps)), step, pools)
+
+    def run(self, begun: Normed, step: Step, pools: Sequence[KeysValues]) -> torch.Tensor:
+        """The same from the embedding and its first norm on."""
+        ops, stack, (residual_TD, normed_TD) = self.ops, self.stack, begun
         narrow = is_worth_narrowing(step)
-        windows = {layer.window for layer in stack.layers}
-        attends = {window: self.attend(_context(step, window), window, pools[0].keys) for window in windows}
-        normed_TD = ops.rms_norm(residual_TD, stack.first_norm_D, stack.eps)
+        last, context = stack.layers[-1], _context(step)
+        attends = self.attends(context, {layer.window for layer in stack.layers}, pools[0].keys)
+        narrowed = self.attends(_narrowed(context, step.sample_rows), {last.window}, pools[0].keys) if narrow else {}
         for layer, pool in zip(stack.layers, pools, strict=True):
             query_THK = self._write(layer, layer.query_key_value(normed_TD), step, pool)
             attend = attends[layer.window]
-            if narrow and layer is stack.layers[-1]:
+            if narrow and layer is last:
                 query_THK, residual_TD = query_THK[step.sample_rows], residual_TD[step.sample_rows]
-                attend = self.attend(_narrowed(step, layer.window), layer.window, pool.keys)
+                attend = narrowed[layer.window]
             residual_TD, normed_TD = ops.add_norm(
                 layer.attention_out(attend(query_THK, *pool).flatten(1)),
                 residual_TD,
@@ -148,16 +175,27 @@ class PlainLayers:
             )
         return normed_TD if narrow else normed_TD[step.sample_rows]
 
-    def attend(self, context: Context, window: int | None, keys_NSGK: torch.Tensor) -> Attend:
-        """Prepares attention for all layers with that window; `keys_NSGK` is the pool of any of them."""
-        stack = self.stack
+    def attends(
+        self, context: Context, windows: Set[int | None], keys_NSGK: torch.Tensor
+    ) -> Mapping[int | None, Attend]:
+        """Attention in the layers with each window, prepared once for all of them; `keys_NSGK` is any layer's pool."""
+        stack, (_, _, query_start, context_len) = self.stack, context
 
-        def attend(query_THK: torch.Tensor, keys_NSGK: torch.Tensor, values_NSGK: torch.Tensor, /) -> torch.Tensor:
-            return self.ops.paged_attention(
-                query_THK, keys_NSGK, values_NSGK, *context, window=window, scale=stack.scale, cap=stack.cap
+        def attend(window: int | None) -> Attend:
+            table_BP = context.table_BP(window)
+            return lambda query_THK, keys_NSGK, values_NSGK: self.ops.paged_attention(
+                query_THK,
+                keys_NSGK,
+                values_NSGK,
+                table_BP,
+                query_start,
+                context_len,
+                window=window,
+                scale=stack.scale,
+                cap=stack.cap,
             )
 
-        return attend
+        return {window: attend(window) for window in windows}
 
     def _write(self, layer: LayerWeights, projected_TM: torch.Tensor, step: Step, pool: KeysValues) -> torch.Tensor:
         """The queries; keys and values go into the pool."""
@@ -172,9 +210,8 @@ class PlainLayers:
         )
 
 
-def _context(step: Step, window: int | None) -> Context:
-    table_BP = step.global_table_BP if window is None else step.local_table_BP
-    return Context(table_BP, step.query_start, step.context_len)
+def _context(step: Step) -> Context:
+    return Context(step.global_table_BP, step.local_table_BP, step.query_start, step.context_len)
 
 
 def is_worth_narrowing(step: Step) -> bool:
@@ -186,13 +223,15 @@ def is_worth_narrowing(step: Step) -> bool:
     return len(step.sample_rows) <= len(step.context_len) and len(step.sample_rows) < len(step.positions_T)
 
 
-def _narrowed(step: Step, window: int | None) -> Context:
+def _narrowed(context: Context, sample_rows: torch.Tensor) -> Context:
     """The sampled rows alone, each as a sequence with one new token."""
-    table_BP, query_start, context_len = _context(step, window)
-    rows = step.sample_rows.cpu()
+    global_table_BP, local_table_BP, query_start, context_len = context
+    rows = sample_rows.cpu()
     sequences = torch.searchsorted(query_start, rows, right=True) - 1
+    at = sequences.to(global_table_BP.device)
     return Context(
-        table_BP[sequences.to(table_BP.device)],
+        global_table_BP[at],
+        local_table_BP[at],
         torch.arange(len(rows) + 1),
         context_len[sequences] - query_start[sequences + 1] + rows + 1,
     )

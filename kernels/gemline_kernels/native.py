@@ -1,5 +1,8 @@
 """The backend of our own C++ library, for x86 with AVX-512. Float32 weights alone are torch's."""
 
+import torch
+
+from gemline_kernels import reference
 from gemline_kernels.cpu import linear
 from gemline_kernels.cpu.attention import LANES, NativeAttention
 from gemline_kernels.cpu.layers import NativeLayers
@@ -13,6 +16,7 @@ class NativeBackend:
     """All operations on the CPU. Raises NativeUnavailableError where the library cannot be built or run."""
 
     name = "native"
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         self._library = library()
@@ -25,6 +29,8 @@ class NativeBackend:
         self.add_norm = pointwise.add_norm
         self.rope_write = pointwise.rope_write
         self.paged_attention = attention.paged_attention
+        self.check_shape = reference.check_shape
+        self.decoder = reference.decoder
 
     def layers(self, stack: Stack) -> Layers:
         """One native call a step, if all weights are packed by the library and heads are of a width for it."""

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from gemline_kernels.backend import Embedding, Gated, Linear, Quantization
 from gemline_kernels.cpu.build import cpu_flags
-from gemline_kernels.quantize import Int8Rows, quantize_int4, quantize_int8, row_scale
+from gemline_kernels.quantize import Int8Rows, on_cpu, quantize_int4, quantize_int8, row_scale
 from gemline_kernels.reference_attention import softcap
 from gemline_kernels.reference_linear import geglu
 
@@ -28,7 +28,7 @@ _BLOCK_VALUES = 2**19  # converted at a time: 2 MiB of float32, which stay in th
 
 
 def linear(weight_ND: torch.Tensor, bias_N: torch.Tensor | None, quantization: Quantization) -> Linear:
-    """`reference.linear`. Raises ValueError when the weight is to be quantised and is not finite."""
+    """`reference.linear`. Raises ValueError on fp8, and when the weight is to be quantised and is not finite."""
     return _Linear(_matrix(weight_ND, quantization), bias_N)
 
 
@@ -43,7 +43,7 @@ def embedding(weight_VD: torch.Tensor, quantization: Quantization) -> Embedding:
 
     A packed weight cannot be read by rows, so only int8 is packed, and held a second time as it is.
     """
-    if quantization != "none":
+    if on_cpu(quantization) != "none":
         rows = quantize_int8(weight_VD)
         matrix = _int8_matrix(rows)
         return _Embedding(rows, matrix, weight_VD.dtype, rows.num_bytes + matrix.num_bytes)
@@ -67,7 +67,7 @@ class _Rows(Protocol):
 
 
 def _matrix(weight_ND: torch.Tensor, quantization: Quantization) -> _Matrix:
-    match quantization:
+    match on_cpu(quantization):
         case "int8":
             return _int8_matrix(quantize_int8(weight_ND))
         case "int4":

@@ -1,8 +1,30 @@
 """The backend for any CPU: torch's oneDNN products with weights packed once, everything else as `reference` does it."""
 
 from gemline_kernels.onednn import embedding, gated, linear
-from gemline_kernels.reference import add_norm, layers, paged_attention, rms_norm, rope_write
+from gemline_kernels.reference import (
+    add_norm,
+    check_shape,
+    decoder,
+    device,
+    layers,
+    paged_attention,
+    rms_norm,
+    rope_write,
+)
 
-__all__ = ["add_norm", "embedding", "gated", "layers", "linear", "name", "paged_attention", "rms_norm", "rope_write"]
+__all__ = [
+    "add_norm",
+    "check_shape",
+    "decoder",
+    "device",
+    "embedding",
+    "gated",
+    "layers",
+    "linear",
+    "name",
+    "paged_attention",
+    "rms_norm",
+    "rope_write",
+]
 
 name = "onednn"

@@ -1,11 +1,16 @@
 """Quantised weights and activations in plain torch: the formats' specification. Knows no kernel's memory layout."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch.nn import functional
 
+from gemline_kernels.backend import Quantization
+
+CpuQuantization = Literal["none", "int8", "int4"]
 GROUP = 128  # inputs that share a scale in int4
+_FP8_MAX = 448
 _SMALLEST = torch.finfo(torch.float32).tiny
 # The value furthest from zero becomes -8 or, clipped, stands for -8.5 to -9.5: whatever fits the group best. Against
 # max|w| / 7 the squared error of Gaussian weights falls by 31 %.
@@ -31,6 +36,23 @@ class Int8Rows:
     def rows(self, index_T: torch.Tensor) -> torch.Tensor:
         """weight_NK[index], float32."""
         return self.values_NK[index_T].float() * self.scale_N[index_T][:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Fp8Rows:
+    """weight[n, k] = values_NK[n, k] * scale_N[n]: float8_e4m3fn from -448 to 448, float32."""
+
+    values_NK: torch.Tensor
+    scale_N: torch.Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of both tensors."""
+        return self.values_NK.nbytes + self.scale_N.nbytes
+
+    def dequantized(self) -> torch.Tensor:
+        """weight_NK, float32."""
+        return self.values_NK.float() * self.scale_N[:, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +82,17 @@ def quantize_int8(weight_NK: torch.Tensor) -> Int8Rows:
     scale_N = row_scale(weight_NK, 127)
     values_NK = (weight_NK / scale_N[:, None]).round_()
     return Int8Rows(values_NK.clamp_(-127, 127).to(torch.int8), scale_N)
+
+
+def quantize_fp8(weight_NK: torch.Tensor) -> Fp8Rows:
+    """Each row by itself: scale = max|w| / 448, value = w / scale as e4m3, ties to even. A row of zeros has scale 1.
+
+    Raises ValueError on NaN or infinity.
+    """
+    weight_NK = _finite(weight_NK)
+    scale_N = row_scale(weight_NK, _FP8_MAX)
+    values_NK = weight_NK / scale_N[:, None]
+    return Fp8Rows(values_NK.clamp_(-_FP8_MAX, _FP8_MAX).to(torch.float8_e4m3fn), scale_N)
 
 
 def quantize_activations(x_TK: torch.Tensor, levels: int = 127) -> Int8Rows:
@@ -115,6 +148,13 @@ def _finite(weight_NK: torch.Tensor) -> torch.Tensor:
     if not weight_NK.isfinite().all():
         raise ValueError(not_finite(weight_NK.shape))
     return weight_NK
+
+
+def on_cpu(quantization: Quantization) -> CpuQuantization:
+    """The same; every CPU backend asks. Raises ValueError on fp8, for which CPUs have no product."""
+    if quantization == "fp8":
+        raise ValueError("fp8 weights need a GPU; on a CPU they can be int8 or int4")
+    return quantization
 
 
 def not_finite(shape: torch.Size) -> str:

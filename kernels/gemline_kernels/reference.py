@@ -1,15 +1,20 @@
 """The backend in plain torch: the specification that faster ones are checked against, on any device."""
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional
 
 from gemline_kernels.backend import Normed, RopeTable
-from gemline_kernels.layers import Layers, PlainLayers, Stack
+from gemline_kernels.layers import KeysValues, Layers, PlainLayers, Stack, Weights
 from gemline_kernels.reference_attention import paged_attention, softcap
 from gemline_kernels.reference_linear import embedding, gated, geglu, linear
 
 __all__ = [
     "add_norm",
+    "check_shape",
+    "decoder",
+    "device",
     "embedding",
     "gated",
     "geglu",
@@ -26,6 +31,11 @@ __all__ = [
 ]
 
 name = "reference"
+device = torch.device("cpu")
+
+
+def check_shape(dtype: torch.dtype, head_dim: int, block_size: int) -> None:
+    """Every one will do."""
 
 
 def rms_norm(x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
@@ -97,6 +107,10 @@ def layers(stack: Stack) -> Layers:
     from gemline_kernels import reference  # this module, as the backend that it is
 
     return PlainLayers(reference, stack)
+
+
+def decoder(weights: Weights, pools: Sequence[KeysValues], num_rows: int, num_blocks: int) -> None:
+    """A CPU has no queue to fill."""
 
 
 def _rms_norm(x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:

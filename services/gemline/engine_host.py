@@ -3,24 +3,43 @@
 import asyncio
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
+
+import torch
 
 from gemline.cluster.records import ModelCard
+from gemline.engine.config import LayerKind
 from gemline.engine.engine import Engine
 from gemline.engine.events import StepResult
+from gemline.engine.handover import Handover
 from gemline.engine.loop import EngineThread
 from gemline.engine.options import EngineOptions
 from gemline.engine_metrics import EngineMetrics
 from gemline.errors import CheckpointError, InternalError
 from gemline.telemetry import Telemetry
+from gemline.transfer.connection import run_long
 
 T = TypeVar("T")
 
 _STALLED_S = 120.0  # longer than any honest step
-_ITEM_BYTES = {"float32": 4, "bfloat16": 2}
+# Threads that move keys and values beside the engine: one frame's checksum is not to hold up the next one's copy.
+_NUM_MOVERS = max(2, (os.cpu_count() or 1) // 8)
+
+
+class KvMover(Protocol):
+    """What moves keys and values: all that a transfer needs of an engine's host."""
+
+    @property
+    def movers(self) -> Executor:
+        """Threads for what is long and no step."""
+
+    async def hand_over(self, num_bytes: int, move: Callable[[Handover], T]) -> T:
+        """Copies so many bytes into or out of the cache."""
 
 
 class EngineHost:
@@ -41,6 +60,8 @@ class EngineHost:
         self._metrics: EngineMetrics | None = None
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self.thread = EngineThread(partial(Engine.load, model_dir, options), self._stepped, options.num_threads)
+        # The number of torch's threads belongs to the thread that asks; without a word each would take every core.
+        self.movers: Executor = ThreadPoolExecutor(_NUM_MOVERS, "kv", initializer=torch.set_num_threads, initargs=(1,))
 
     async def start(self, telemetry: Telemetry) -> None:
         """Loads the model; returns when it is ready. Raises the ConfigurationError that says why it cannot be."""
@@ -51,7 +72,7 @@ class EngineHost:
 
     @property
     def engine(self) -> Engine:
-        """For its constants: config, options, revision. Everything else goes through `call`."""
+        """For its constants (config, options, revision, forms); everything else goes through `call` or `hand_over`."""
         if self._engine is None:
             raise InternalError("the engine is not started")
         return self._engine
@@ -62,15 +83,9 @@ class EngineHost:
         report = self.engine.report
         return "" if report is None else report.backend
 
-    @property
-    def token_bytes(self) -> int:
-        """Size of one position's keys and values in one layer."""
-        config = self.engine.config
-        return 2 * config.num_key_value_heads * config.head_dim * _ITEM_BYTES[self.engine.options.dtype]
-
-    def needed(self, num_tokens: int) -> list[range]:
-        """For each layer, the positions before `num_tokens` that the next token reads."""
-        return [range(*positions) for positions in self.engine.kv_ranges(num_tokens)]
+    def needed(self, num_tokens: int, start: int = 0) -> list[range]:
+        """For each layer, the positions in [start, num_tokens) that the next token reads."""
+        return [range(*positions) for positions in self.engine.kv_ranges(num_tokens, start)]
 
     def card(self, model_id: str) -> ModelCard:
         """What others need to know of the model. Raises CheckpointError when it has no tokenizer."""
@@ -84,11 +99,21 @@ class EngineHost:
             tokenizer_sha256=_sha256(self._model_dir / "tokenizer.json"),
             dtype=self.engine.options.dtype,
             quantization=self.engine.options.quantization,
+            window=config.sliding_window,
+            global_token_bytes=self.engine.token_bytes(LayerKind.GLOBAL),
+            local_token_bytes=self.engine.token_bytes(LayerKind.LOCAL),
         )
 
     async def call(self, function: Callable[[Engine], T]) -> T:
         """Runs the function in the engine's thread, between two steps."""
         return await asyncio.wrap_future(self.thread.call(function))
+
+    async def hand_over(self, num_bytes: int, move: Callable[[Handover], T]) -> T:
+        """Copies so many bytes of keys and values: beside the engine's steps where that may be, or between two."""
+        handover = self.engine.handover
+        if handover.is_for_any_thread:
+            return await run_long(num_bytes, partial(move, handover), self.movers)
+        return await self.call(lambda engine: move(engine.handover))
 
     def post(self, callback: Callable[[], None]) -> None:
         """From the engine's thread: runs the callback on the event loop, in order with the steps."""
@@ -105,6 +130,7 @@ class EngineHost:
 
     async def stop(self) -> None:
         """Ends the thread; what it was doing is dropped."""
+        self.movers.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self.thread.stop)
 
     def _stepped(self, result: StepResult) -> None:

@@ -6,13 +6,17 @@ GemlineError                    code                        HTTP  gRPC
 │   └── RequestTooLarge         request_too_large           413   INVALID_ARGUMENT
 ├── Unauthenticated             invalid_api_key             401   UNAUTHENTICATED
 ├── ModelNotFound               model_not_found             404   NOT_FOUND
+├── SessionNotFound             session_not_found           404   NOT_FOUND            the caller has none of that id
 ├── RouteNotFound               not_found                   404   UNIMPLEMENTED
 ├── MethodNotAllowed            method_not_allowed          405   UNIMPLEMENTED
 ├── Overloaded                  overloaded                  503   RESOURCE_EXHAUSTED   nothing generated; retry later
 ├── Unavailable                 unavailable                 503   UNAVAILABLE          no worker can take it now
-│   └── WorkerLost              worker_lost                 503   UNAVAILABLE          the worker died under the request
+│   ├── WorkerLost              worker_lost                 503   UNAVAILABLE          the worker died under the request
+│   └── TurnNotSaved            turn_not_saved              503   UNAVAILABLE          the session may lack the answer
 ├── DeadlineExceeded            deadline_exceeded           504   DEADLINE_EXCEEDED
+├── Conflict                    conflict                    409   ABORTED              another call changes the same
 ├── StaleEpoch                  stale_epoch                 409   FAILED_PRECONDITION  the caller meant another worker
+├── PoisonRequest               poison_request              500   INTERNAL             workers died of it; do not retry
 ├── InternalError               internal_error              500   INTERNAL             says nothing of the inside
 └── ConfigurationError          configuration_error         -     -                    at start: names file or option
     └── CheckpointError         checkpoint_error            -     -
@@ -68,6 +72,12 @@ class ModelNotFound(GemlineError):
     code, http_status, grpc_status, openai_type = "model_not_found", 404, "NOT_FOUND", "invalid_request_error"
 
 
+class SessionNotFound(GemlineError):
+    """The caller has no session of that id: there never was one, its time is over, or it is another tenant's."""
+
+    code, http_status, grpc_status, openai_type = "session_not_found", 404, "NOT_FOUND", "invalid_request_error"
+
+
 class RouteNotFound(GemlineError):
     """No such path."""
 
@@ -98,16 +108,34 @@ class WorkerLost(Unavailable):
     code = "worker_lost"
 
 
+class TurnNotSaved(Unavailable):
+    """The answer was generated but could not be added to its session; whether it was at last is not known."""
+
+    code = "turn_not_saved"
+
+
 class DeadlineExceeded(GemlineError):
     """The caller's time ran out."""
 
     code, http_status, grpc_status, openai_type = "deadline_exceeded", 504, "DEADLINE_EXCEEDED", "timeout_error"
 
 
+class Conflict(GemlineError):
+    """Another call changes the same thing now."""
+
+    code, http_status, grpc_status, openai_type = "conflict", 409, "ABORTED", "invalid_request_error"
+
+
 class StaleEpoch(GemlineError):
     """The caller meant an earlier or later life of this worker."""
 
     code, http_status, grpc_status = "stale_epoch", 409, "FAILED_PRECONDITION"
+
+
+class PoisonRequest(GemlineError):
+    """Workers were lost under this request one after the other; its prompt is refused for a while."""
+
+    code = "poison_request"
 
 
 class InternalError(GemlineError):

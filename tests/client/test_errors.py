@@ -42,6 +42,7 @@ async def test_the_gateways_error_arrives_as_the_same_class(
         (grpc.StatusCode.UNAVAILABLE, errors.Unavailable),
         (grpc.StatusCode.CANCELLED, errors.Unavailable),
         (grpc.StatusCode.DEADLINE_EXCEEDED, errors.DeadlineExceeded),
+        (grpc.StatusCode.ABORTED, errors.Conflict),
         (grpc.StatusCode.FAILED_PRECONDITION, errors.StaleEpoch),
         (grpc.StatusCode.INTERNAL, errors.InternalError),
         (grpc.StatusCode.UNKNOWN, errors.InternalError),

@@ -98,7 +98,14 @@ def _pointwise(model: Model) -> Iterator[Variant]:
         heads = {"HEADS": model.num_heads, "GROUPS": model.num_groups, "WIDTH": model.head_dim}
         yield Variant(f"rope_write {model.name}, {stored} cache", pointwise.rope_write, types, heads, {"num_warps": 1})
     sums = {"partial_out": "*fp32", "partial_sum": "*fp32", "first_item": "*i32", "query_row": "*i32", "out": "*bf16"}
-    heads = {"HEADS": model.num_heads, "WIDTH": model.head_dim}
+    heads = {"HEADS": model.num_heads, "WIDTH": model.head_dim, "ITEMS": attention.COMBINED_ITEMS}
+    yield Variant(
+        f"softcap {model.name}",
+        pointwise.softcap,
+        {"x": "*bf16", "out": "*fp32", "num_values": _I32},
+        {"CAP": 30.0, "COLUMNS": 1024},
+        {},
+    )
     yield Variant(f"combine {model.name}", decode_attention.combine, sums, heads, {})
 
 

@@ -70,7 +70,7 @@ def telemetry() -> Telemetry:
 
 @pytest.fixture
 def worker(tiny_checkpoint: Path) -> DecodeWorker:
-    return DecodeWorker(DecodeOptions(tiny_checkpoint, "tiny", ENGINE))
+    return DecodeWorker(DecodeOptions(tiny_checkpoint, "tiny", ENGINE, "always"))
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ async def test_a_draining_worker_finishes_what_it_has_and_takes_nothing_new(
 
 
 async def test_a_worker_that_stops_still_refuses_who_has_not_heard_of_it(tiny_checkpoint: Path, redis_url: str) -> None:
-    worker = DecodeWorker(DecodeOptions(tiny_checkpoint, "tiny", ENGINE))
+    worker = DecodeWorker(DecodeOptions(tiny_checkpoint, "tiny", ENGINE, "always"))
     host = WorkerHost(worker, HostSettings(redis_url, metrics_port=None))
     record = await host.start()
     async with attached(record.address, record.epoch) as gateway:
@@ -204,7 +204,7 @@ async def test_one_trace_spans_decode_and_prefill(
     tiny_checkpoint: Path, redis_url: str, spans: InMemorySpanExporter
 ) -> None:
     prefill = PrefillWorker(PrefillOptions(tiny_checkpoint, "tiny", ENGINE))
-    decode = DecodeWorker(DecodeOptions(tiny_checkpoint, "tiny", ENGINE))
+    decode = DecodeWorker(DecodeOptions(tiny_checkpoint, "tiny", ENGINE, "always"))
     async with (
         hosted(prefill, redis_url, tracing(spans)),
         hosted(decode, redis_url, tracing(spans)) as record,
@@ -227,7 +227,7 @@ async def test_one_trace_spans_decode_and_prefill(
 async def test_redis_is_not_asked_while_tokens_flow(
     tiny_checkpoint: Path, redis_url: str, telemetry: Telemetry
 ) -> None:
-    worker = DecodeWorker(DecodeOptions(tiny_checkpoint, "tiny", ENGINE))
+    worker = DecodeWorker(DecodeOptions(tiny_checkpoint, "tiny", ENGINE, "always"))
     async with (
         hosted(worker, redis_url, telemetry) as record,
         attached(record.address, record.epoch) as gateway,

@@ -33,7 +33,7 @@ def telemetry() -> Telemetry:
 @pytest.fixture
 async def record(tiny_checkpoint: Path, redis_url: str, telemetry: Telemetry) -> AsyncIterator[WorkerRecord]:
     engine = EngineOptions(num_kv_blocks=64, max_batch_tokens=64, max_running=8, max_waiting=8, num_threads=1)
-    worker = DecodeWorker(DecodeOptions(tiny_checkpoint, "tiny", engine, prefill="local"))
+    worker = DecodeWorker(DecodeOptions(tiny_checkpoint, "tiny", engine, prefill="never"))
     async with hosted(worker, redis_url, telemetry) as record:
         yield record
 

@@ -125,7 +125,7 @@ def test_a_cancelled_sequence_frees_its_blocks_at_once_in_any_state(greedy: Make
     engine = toy_engine(replace(SMALL, max_running=3))
     engine.add(greedy(1, range(6)))
     engine.add(greedy(2, range(20), hold=True))
-    assert engine.reserve(greedy(3, range(4))) is False
+    assert engine.reserve(greedy(3, range(4))) is None
     for _ in range(5):
         engine.step()
     assert engine.reserve(greedy(3, range(4)))

@@ -6,11 +6,11 @@ from dataclasses import replace
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
-from support.block_account import check_blocks
+from support.block_account import check_blocks, told
 
 from gemline.engine.engine import Engine, EngineOptions, EngineRequest
 from gemline.engine.params import SamplingParams
-from gemline.engine.toy import toy_answer, toy_engine
+from gemline.engine.toy import ToyModel, toy_answer, toy_engine
 
 # Prompts of few words, and of many that begin as another one does: the prefix cache finds some of each.
 ROOTS = [list(range(40, 74)), [7] * 34, [*range(40, 56), *range(18)]]
@@ -40,9 +40,16 @@ class EngineMoves(RuleBasedStateMachine):
         max_batch_tokens=st.integers(1, 40),
         max_running=st.integers(1, 4),
         prefix_cache=st.sampled_from([True, True, True, False]),
+        looks_ahead=st.booleans(),
     )
     def begin(
-        self, block_size: int, num_spare: int, max_batch_tokens: int, max_running: int, prefix_cache: bool
+        self,
+        block_size: int,
+        num_spare: int,
+        max_batch_tokens: int,
+        max_running: int,
+        prefix_cache: bool,
+        looks_ahead: bool,
     ) -> None:
         options = EngineOptions(
             num_kv_blocks=-(-64 // block_size) + num_spare,
@@ -52,9 +59,11 @@ class EngineMoves(RuleBasedStateMachine):
             max_waiting=100,
             prefix_cache=prefix_cache,
         )
-        self.engine = toy_engine(options)
+        self.engine = toy_engine(options, ToyModel(looks_ahead=looks_ahead))
         self.donor = toy_engine(EngineOptions(num_kv_blocks=64, block_size=4, max_batch_tokens=64))
         self.num_sequences = 0
+        self.num_reserved_found: dict[int, int] = {}
+        self.resident: set[bytes] = set()  # as a router would know it
         self.requests: dict[int, EngineRequest] = {}
         self.answers: dict[int, list[int]] = {}
         self.expected: dict[int, list[int]] = {}
@@ -63,7 +72,8 @@ class EngineMoves(RuleBasedStateMachine):
         self.num_sequences += 1
         seq_id = self.num_sequences
         self.answers[seq_id], self.expected[seq_id] = [], toy_answer(prompt, 1 if hold else length)
-        params = SamplingParams(max_tokens=length, temperature=0.0)
+        num_logprobs = 0 if seq_id % 4 == 0 else None  # which rows on a device do not give
+        params = SamplingParams(max_tokens=length, temperature=0.0, num_logprobs=num_logprobs)
         request = self.requests[seq_id] = EngineRequest(seq_id, tuple(prompt), len(prompt), params, hold, salt)
         return request
 
@@ -95,7 +105,8 @@ class EngineMoves(RuleBasedStateMachine):
     @rule(target=importing, prompt=PROMPTS, length=LENGTHS, salt=SALTS)
     def reserve(self, prompt: list[int], length: int, salt: bytes) -> object:
         request = self.new_request(prompt, length, salt)
-        if self.engine.reserve(request):
+        if (reserved := self.engine.reserve(request)) is not None:
+            self.num_reserved_found[request.seq_id] = reserved.num_cached
             return request
         self.forget(request.seq_id)
         return multiple()
@@ -106,7 +117,8 @@ class EngineMoves(RuleBasedStateMachine):
             return multiple()
         self.donor.add(replace(request, hold=True))
         (first,) = self.donor.step().tokens
-        for layer, (start, stop) in enumerate(self.donor.kv_ranges(len(request.token_ids))):
+        found = self.num_reserved_found[request.seq_id]
+        for layer, (start, stop) in enumerate(self.donor.kv_ranges(len(request.token_ids), found)):
             payload = self.donor.export_kv(request.seq_id, layer, start, stop)
             self.engine.import_kv(request.seq_id, layer, start, stop, payload)
         self.donor.cancel(request.seq_id)
@@ -138,6 +150,8 @@ class EngineMoves(RuleBasedStateMachine):
             result = self.engine.step()
             assert result.num_batch_tokens <= self.engine.options.max_batch_tokens
             assert not result.failures
+            self.resident = (self.resident - set(result.residency.removed)) | set(result.residency.added)
+            assert self.resident == told(self.engine._roster)
             for event in result.tokens:
                 self.answers[event.seq_id].append(event.token_id)
 

@@ -10,8 +10,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from gemline.engine.batch import Batch
 from gemline.engine.engine import Engine, EngineOptions, EngineRequest
 from gemline.engine.events import StepResult
+from gemline.engine.kv_cache import KvCache
 from gemline.engine.loop import EngineThread
 from gemline.engine.toy import ToyModel, toy_answer, toy_engine
 from gemline.errors import CheckpointError, Unavailable
@@ -174,6 +176,26 @@ async def test_a_broken_batch_does_not_stop_the_loop(greedy: MakeRequest) -> Non
         await steps.until(lambda: steps.codes(1) == ["internal_error"])
         thread.submit(greedy(2, [5]))
         await steps.until(lambda: steps.tokens(2) == toy_answer([5], 8))
+
+
+class LostDevice(ToyModel):
+    """What torch raises once a GPU has failed a process, whatever is asked of it."""
+
+    def forward(self, batch: Batch, cache: KvCache) -> torch.Tensor:
+        raise torch.AcceleratorError("an illegal memory access was encountered")
+
+
+async def test_when_the_device_is_lost_everybody_is_told_and_the_thread_ends(greedy: MakeRequest) -> None:
+    steps = Steps()
+    thread = EngineThread(lambda: toy_engine(SMALL, LostDevice()), steps)
+    thread.start()
+    await thread.ready()
+    thread.submit(greedy(1, [5]))
+    await steps.until(lambda: steps.codes(1) == ["worker_lost"])
+    await asyncio.to_thread(thread._thread.join, 20)
+    assert not thread.is_alive
+    with pytest.raises(Unavailable):
+        thread.submit(greedy(2, [5]))
 
 
 async def test_a_listener_that_fails_does_not_stop_the_loop(greedy: MakeRequest) -> None:

@@ -304,3 +304,14 @@ def test_a_shared_prefix_outlives_requests_that_share_nothing() -> None:
         talk.ask(tuple((5 * n + 3 * i) % 97 for i in range(37)))
         found.append(talk.ask((*TEXT[:32], n, 2 * n, 3)))
     assert found[5:] == [32] * 25
+
+
+@pytest.mark.parametrize(("share", "all_kept"), [(0.5, True), (1.0, False)])
+def test_a_busy_tenant_washes_out_its_own_sessions_and_not_those_of_others(share: float, all_kept: bool) -> None:
+    talk = Talk(replace(OPTIONS, num_kv_blocks=48, tenant_cache_share=share))
+    quiet = [(*range(40, 51), number) for number in (1, 2, 3)]
+    for prompt in quiet:
+        talk.ask(prompt, salt=b"quiet")
+    for number in range(20):
+        talk.ask((60 + number, *range(20)), salt=b"busy")
+    assert all([talk.ask(prompt, salt=b"quiet") > 0 for prompt in quiet]) == all_kept

@@ -76,8 +76,9 @@ class RosterMoves(RuleBasedStateMachine):
 
     @rule(text=st.sampled_from(TEXTS), length=st.integers(1, 40), salt=SALTS)
     def reserve(self, text: tuple[int, ...], length: int, salt: bytes) -> None:
-        if has_room(self.roster.state(self.budget), self.budget, length):
-            self.roster.reserve(self.request(text[:length], 4, salt))
+        request = self.request(text[:length], 4, salt)
+        if has_room(self.roster.state(self.budget), self.budget, self.roster.newcomer(request)):
+            self.roster.reserve(request)
 
     @rule(data=st.data(), succeeds=st.booleans())
     def end_import(self, data: st.DataObject, succeeds: bool) -> None:
@@ -88,9 +89,9 @@ class RosterMoves(RuleBasedStateMachine):
         if not succeeds:
             self.roster.send_back(sequence)
             return
-        stop = sequence.num_tokens
-        self.write(sequence, 0, sequence.global_table, 0, stop)
-        self.write(sequence, 1, sequence.local_table, max(0, stop - self.window + 1), stop)
+        start, stop = sequence.num_computed, sequence.num_tokens
+        self.write(sequence, 0, sequence.global_table, start, stop)
+        self.write(sequence, 1, sequence.local_table, max(start, stop - self.window + 1), stop)
         self.roster.computed(sequence, stop)
         self.roster.start(sequence)
         self.give(sequence)

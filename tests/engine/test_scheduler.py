@@ -215,14 +215,14 @@ def test_blocks_of_either_pool_are_promised_to_a_begun_prefill() -> None:
     half_done = SequenceView(1, 40, 20, 5, BlockCounts(5, 2))
     for free, room in ((BlockCounts(8, 5), True), (BlockCounts(7, 100), False), (BlockCounts(100, 4), False)):
         state = SchedulerState((half_done,), (), 0, 0, free, block_size=4, max_local_blocks=4)
-        assert has_room(state, Budget(9, 8), num_tokens=7) is room
+        assert has_room(state, Budget(9, 8), view(9, 7, 0, 0, 0)) is room
 
 
 def test_there_is_no_room_for_an_import_while_others_wait() -> None:
-    assert has_room(state_of(), Budget(8, 8), 40)
-    assert not has_room(state_of(waiting=(view(2, 7, 0, 0, 0),)), Budget(8, 8), 40)
-    assert not has_room(state_of(num_free=10), Budget(8, 8), 40)
-    assert not has_room(state_of(running=(view(1, 9, 8, 2, 2),)), Budget(8, 1), 4)
+    assert has_room(state_of(), Budget(8, 8), view(9, 40, 0, 0, 0))
+    assert not has_room(state_of(waiting=(view(2, 7, 0, 0, 0),)), Budget(8, 8), view(9, 40, 0, 0, 0))
+    assert not has_room(state_of(num_free=10), Budget(8, 8), view(9, 40, 0, 0, 0))
+    assert not has_room(state_of(running=(view(1, 9, 8, 2, 2),)), Budget(8, 1), view(9, 4, 0, 0, 0))
 
 
 def test_a_found_prefix_that_others_hold_costs_nothing_and_one_that_nobody_holds_its_blocks() -> None:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from gemline.engine.options import Quantization
 from gemline.engine.tensor_file import TensorFile
 from gemline.engine.weights import Weights
 from gemline.errors import CheckpointError
-from gemline_kernels.backend import Quantization
 
 LARGE, SMALL = "model.embed_tokens.weight", "model.norm.weight"
 

@@ -1,15 +1,17 @@
-"""A worker dies: its requests get a clear error at once, everybody else goes on, and the platform heals."""
+"""A worker dies: its requests go on, everybody else does not notice, and the platform heals."""
 
 import os
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
 import pytest
 from support.metrics import metric
+from support.sse import complete
 from support.stack import Running, start_stack
 
 pytestmark = pytest.mark.slow
@@ -19,7 +21,9 @@ HEAL_LIMIT_S = 60.0
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
-    stack = start_stack(tmp_path, "--runner", "process", "--first-prompt", "")
+    # In a precision in which recomputing changes nothing; and a machine with much to do takes time to start a worker.
+    options = ("--runner", "process", "--first-prompt", "", "--dtype", "float32")
+    stack = start_stack(tmp_path, *options, environment={"GEMLINE_RESUME_TIMEOUT_S": "60"})
     yield stack
     stack.stop()
 
@@ -42,21 +46,18 @@ def ask_until_healed(running: Running) -> str:
             time.sleep(0.2)
 
 
-def test_a_killed_decode_worker_ends_its_streams_with_an_error_event(running: Running) -> None:
-    before = ask(running)
-    body = {"model": running.model, "prompt": "Once", "max_tokens": 1900, "stream": True, "ignore_eos": True}
-    headers = {"authorization": f"Bearer {running.ready['api_key']}"}
-    with httpx.stream("POST", f"{running.base_url}/completions", json=body, headers=headers, timeout=30) as answer:
-        lines = answer.iter_lines()
-        next(lines)
-        killed_at = time.monotonic()
-        os.kill(running.pids("decode")[0], signal.SIGKILL)
-        rest = [line for line in lines if line]
-    assert time.monotonic() - killed_at < 10
-    assert '"error"' in rest[-1]
-    assert "worker_lost" in rest[-1]
-    assert "Traceback" not in rest[-1]
-    assert ask_until_healed(running) == before
+def test_a_stream_goes_on_when_its_only_decode_worker_is_back(running: Running) -> None:
+    asked: dict[str, Any] = {"prompt": "Once", "max_tokens": 300, "ignore_eos": True, "temperature": 0}
+    before = complete(running, **asked)
+
+    def kill(event: int) -> None:
+        if event == 20:
+            os.kill(running.pids("decode")[0], signal.SIGKILL)
+
+    got = complete(running, kill, **asked)
+    assert got.error is None
+    assert got.answer == before.answer
+    print(f"the only worker was away for {got.longest_gap_s:.1f} s")
 
 
 def test_a_killed_prefill_worker_costs_time_and_no_request(running: Running) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 from support.hand_worker import HandWorker, MakeWorker
-from support.in_process import InProcess, in_process
+from support.in_process import MODEL, TENANT, InProcess, in_process
+
+from gemline.gateway.sessions import Sessions
 
 
 @pytest.fixture
@@ -29,3 +31,15 @@ async def platform(redis_url: str, tiny_checkpoint: Path) -> AsyncIterator[InPro
     """Ready to generate."""
     async with in_process(redis_url, tiny_checkpoint) as running:
         yield running
+
+
+@pytest.fixture
+def sessions(platform: InProcess) -> Sessions:
+    """Those of its gateway."""
+    return platform.gateway.sessions
+
+
+@pytest.fixture
+async def session_id(sessions: Sessions) -> str:
+    """A new session of TENANT."""
+    return (await sessions.create(TENANT, MODEL, None, {})).record.session_id

@@ -222,7 +222,7 @@ async def test_sampling_is_checked_before_the_prompt_is_read(platform: InProcess
         await begin(platform.gateway, Prompt(token_ids=(5000,)), temperature=3.0)
 
 
-async def test_a_dead_decode_worker_is_a_clear_error_at_once(platform: InProcess) -> None:
+async def test_a_dead_decode_worker_is_a_clear_error_when_no_other_comes(platform: InProcess) -> None:
     answer = await begin(platform.gateway, max_tokens=240)
     await anext(answer)
     await platform.decode_worker.stop()
@@ -246,7 +246,7 @@ async def test_a_worker_that_comes_later_is_found(platform: InProcess, redis_url
     await platform.decode.stop()
     await eventually(lambda: not platform.gateway.ready())
     engine = EngineOptions(num_kv_blocks=64, num_threads=1)
-    second = host(DecodeWorker(DecodeOptions(tiny_checkpoint, MODEL, engine, prefill="local")), redis_url)
+    second = host(DecodeWorker(DecodeOptions(tiny_checkpoint, MODEL, engine, prefill="never")), redis_url)
     await second.start()
     try:
         await eventually(platform.gateway.ready)
@@ -259,7 +259,7 @@ async def test_a_draining_worker_hands_nobody_an_error(
     platform: InProcess, redis_url: str, tiny_checkpoint: Path
 ) -> None:
     engine = EngineOptions(num_kv_blocks=256, num_threads=1)
-    second = host(DecodeWorker(DecodeOptions(tiny_checkpoint, MODEL, engine, prefill="local")), redis_url)
+    second = host(DecodeWorker(DecodeOptions(tiny_checkpoint, MODEL, engine, prefill="never")), redis_url)
     await second.start()
     try:
         expected = await text_of(platform.gateway, max_tokens=16)

@@ -10,8 +10,9 @@ from support.hand_worker import CARD, MakeWorker, tokens
 
 from gemline.cluster.records import State
 from gemline.engine.events import FinishReason
-from gemline.errors import Overloaded, Unavailable, WorkerLost
+from gemline.errors import InternalError, Overloaded, StaleEpoch, Unavailable, WorkerLost
 from gemline.gateway.links import Links
+from gemline.gateway.moves import Reason
 from gemline.internal.v1 import decode_pb2, sampling_pb2
 from gemline.rpc.options import open_channel
 
@@ -145,9 +146,18 @@ async def test_an_error_of_one_request_reaches_its_reader_after_its_tokens_and_n
     assert (await healthy.take()).token_ids == [9]
 
 
-@pytest.mark.parametrize("end", ["close_streams", "stop"])
-async def test_a_broken_stream_fails_its_requests_with_worker_lost_after_what_they_had(
-    links: Links, make_worker: MakeWorker, end: str
+@pytest.mark.parametrize(
+    ("end", "reason", "error"),
+    [
+        ("stop", Reason.LOST, WorkerLost),
+        ("close in order", Reason.DRAINED, Unavailable),
+        ("close with a word", Reason.DRAINED, Unavailable),
+        ("lose the lease", Reason.DRAINED, Unavailable),
+        ("fail", Reason.LOST, WorkerLost),
+    ],
+)
+async def test_a_broken_stream_fails_its_requests_after_what_they_had_and_says_why(
+    links: Links, make_worker: MakeWorker, end: str, reason: Reason, error: type[Unavailable]
 ) -> None:
     worker = await make_worker()
     links.follow([worker.record()])
@@ -158,12 +168,29 @@ async def test_a_broken_stream_fails_its_requests_with_worker_lost_after_what_th
     if end == "stop":
         await worker.stop()
     else:
-        worker.close_streams()
-    with pytest.raises(WorkerLost):
+        words = {
+            "close with a word": Unavailable("the worker is shutting down"),
+            "lose the lease": StaleEpoch("the worker's lease is over"),
+            "fail": InternalError("a bug"),
+        }
+        worker.close_streams(words.get(end))
+    with pytest.raises(error):
         await asyncio.wait_for(without.take(), 10)
     assert (await with_tokens.take()).token_ids == [3]
-    with pytest.raises(WorkerLost):
+    with pytest.raises(error):
         await with_tokens.take()
+    assert without.broken_by is with_tokens.broken_by is reason
+
+
+async def test_a_draining_worker_whose_stream_breaks_has_left(links: Links, make_worker: MakeWorker) -> None:
+    worker = await make_worker()
+    links.follow([worker.record()])
+    inbox = (await links.submit(CARD, a_submit())).inbox
+    links.follow([worker.record(state=State.DRAINING)])
+    await worker.stop()
+    with pytest.raises(Unavailable, match="has left"):
+        await asyncio.wait_for(inbox.take(), 10)
+    assert inbox.broken_by is Reason.DRAINED
 
 
 async def test_a_stream_that_broke_is_opened_again(links: Links, make_worker: MakeWorker) -> None:

@@ -16,6 +16,9 @@ from gemline.gateway.settings import GatewaySettings
         ({"body_limit_bytes": 0}, "body_limit_bytes must be above 0, not 0"),
         ({"connect_timeout_s": 0.0}, "connect_timeout_s must be above 0, not 0.0"),
         ({"encode_timeout_s": -1.0}, "encode_timeout_s must be above 0, not -1.0"),
+        ({"silence_timeout_s": 0.0}, "silence_timeout_s must be above 0, not 0.0"),
+        ({"resume_timeout_s": -1.0}, "resume_timeout_s must be 0 or more, not -1.0"),
+        ({"quarantine_s": -1.0}, "quarantine_s must be 0 or more, not -1.0"),
         ({"drain_timeout_s": -1.0}, "drain_timeout_s must be 0 or more, not -1.0"),
     ],
 )

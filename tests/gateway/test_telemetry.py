@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from support.eventually import eventually
 from support.in_process import MODEL, TENANT, InProcess, in_process
 
-from gemline.errors import GemlineError, InvalidRequest
+from gemline.errors import GemlineError, InvalidRequest, Unavailable
 from gemline.gateway.answer import Answer
 from gemline.gateway.core import new_request_id
 from gemline.gateway.metrics import ITL_SAMPLE
@@ -89,7 +89,25 @@ async def test_the_span_says_how_much_and_how_it_ended_and_no_text(traced: Trace
         "gemline.prompt_tokens": attributes["gemline.prompt_tokens"],
         "gemline.completion_tokens": 40,
         "gemline.outcome": "length",
+        "gemline.predicted_hit_tokens": 0,
+        "gemline.actual_hit_tokens": 0,
     }
+
+
+def let_go(platform: InProcess) -> None:
+    """The worker ends its streams as at the end of a drain; it is the only one, and so gets its request again."""
+    platform.decode_worker._requests.close_streams(Unavailable("the worker is shutting down"))
+
+
+async def test_the_span_says_how_often_the_request_moved_and_why_last(traced: Traced) -> None:
+    answer = await begin(traced.platform)
+    await anext(answer)
+    let_go(traced.platform)
+    await read(answer)
+    attributes = dict(traced.span("gateway").attributes or {})
+    assert attributes["gemline.migrations"] == 1
+    assert attributes["gemline.migration_reason"] == "drained"
+    assert attributes["gemline.completion_tokens"] == 40
 
 
 async def test_a_refused_request_has_a_span_too(traced: Traced) -> None:
@@ -143,6 +161,17 @@ async def test_tokens_and_latencies_add_up(measured: InProcess) -> None:
     assert total(measured, "gemline_gateway_prompt_tokens_total") == read_tokens
     assert total(measured, "gemline_gateway_completion_tokens_total") == 4 * ITL_SAMPLE
     assert total(measured, "gemline_gateway_time_to_first_token_seconds_count") == 2
+
+
+async def test_a_request_that_moved_is_counted_and_its_tokens_once(measured: InProcess) -> None:
+    answer = await begin(measured)
+    await anext(answer)
+    let_go(measured)
+    await read(answer)
+    assert total(measured, "gemline_gateway_migrations_total", 'reason="drained"') == 1
+    assert total(measured, "gemline_gateway_migrations_total") == 1
+    assert total(measured, "gemline_gateway_completion_tokens_total") == 40
+    assert total(measured, "gemline_gateway_prompt_tokens_total") == answer.prompt_tokens
 
 
 async def test_a_name_that_a_client_makes_up_does_not_become_a_label(measured: InProcess) -> None:

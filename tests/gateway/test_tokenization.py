@@ -21,6 +21,8 @@ from gemline.gateway.tokenizers import Tokenizers
 from gemline.host import WorkerHost
 from gemline.internal.v1 import tokenization_pb2
 from gemline.rpc.options import open_channel
+from gemline.text.chat import Turn
+from gemline.tokenization.servicer import Servicer
 from gemline.tokenization.worker import TokenizationOptions, TokenizationWorker
 
 
@@ -206,3 +208,28 @@ async def test_whoever_waits_for_a_tokenizer_when_the_gateway_stops_is_told_so(s
     stage.tokenizers.stop()
     with pytest.raises(Unavailable, match="shutting down"):
         await waiting
+
+
+async def test_turns_that_continue_are_put_behind_what_is_there(stage: Stage) -> None:
+    card = (await stage.add()).model
+    tokenizer = await stage.tokenizers.get(card)
+    turns = (Message("user", "And then?"),)
+    ids = await stage.encoder.encode(card, Prompt(messages=turns, after=(2, 5, 107)))
+    assert ids == [2, 5, 107, *tokenizer.encode_further([Turn("user", "And then?")])]
+
+
+async def test_a_worker_of_a_release_that_cannot_continue_turns_is_not_believed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = (await stage.add()).model
+    encode = Servicer.Encode
+
+    async def as_before(self: Servicer, request: Any, context: Any) -> Any:
+        request.continues = False  # a field that it does not know
+        return await encode(self, request, context)
+
+    monkeypatch.setattr(Servicer, "Encode", as_before)
+    old = await stage.add()  # a servicer's methods are looked up when it is registered
+    monkeypatch.setattr(stage.view, "workers", Frozen((old,)).workers)
+    with pytest.raises(Unavailable, match="of a release that cannot continue a conversation"):
+        await stage.encoder.encode(card, Prompt(messages=(Message("user", "x"),), after=(2, 5, 107)))

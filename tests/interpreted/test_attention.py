@@ -1,11 +1,12 @@
-"""Triton's paged attention, interpreted, against attention over dense tensors in float64."""
+"""Triton's paged attention against attention over dense tensors in float64."""
 
 from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 import torch
-from support.paged import Case, Paged, attend, build, by_hand
+from support.device import DEVICE
+from support.paged import Case, Paged, attend, build, by_hand, starts_and_lengths
 from torch.testing import assert_close
 
 from gemline_kernels.backend import Backend
@@ -17,7 +18,7 @@ WIDE = Case(((1, 1),), block_size=16, width=32)
 
 
 def check(case: Case, seed: int = 0) -> None:
-    paged = build(case, seed)
+    paged = build(case, seed, DEVICE)
     check_close(case, paged, attend(BACKEND, case, paged))
 
 
@@ -76,7 +77,7 @@ def test_scores_far_below_and_far_beyond_the_cap_agree(cap: float | None, query_
 @pytest.mark.parametrize("loud", [0, 31, 32, 99])
 def test_one_key_at_the_cap_outweighs_all_others_at_minus_it(dtype: torch.dtype, loud: int) -> None:
     case = replace(WIDE, lengths=((1, 100), (2, 100)), scale=1.0, dtype=dtype)
-    paged = build(case)
+    paged = build(case, device=DEVICE)
     paged.query_THK.fill_(2.0)
     for sequence, (keys, _) in enumerate(paged.dense):
         keys.fill_(-4.0)
@@ -91,7 +92,7 @@ def test_one_key_at_the_cap_outweighs_all_others_at_minus_it(dtype: torch.dtype,
 def test_the_window_holds_exactly_that_many_keys(num_queries: int) -> None:
     """The first query stands at position p: the key at p - window + 1 counts, the one before it does not."""
     case = replace(WIDE, lengths=((num_queries, 60),), window=21, query_rms=0.5)
-    paged = build(replace(case, window=None))
+    paged = build(replace(case, window=None), device=DEVICE)
     first = 60 - num_queries - 20
     expected = attend(BACKEND, case, paged)
     for position, counts in ((first - 1, False), (first, True)):
@@ -104,10 +105,7 @@ def test_the_window_holds_exactly_that_many_keys(num_queries: int) -> None:
 
 def decode(case: Case, paged: Paged, num_items: int, chunk: int = 0) -> torch.Tensor:
     """Of sequences with one query each, in so many pieces."""
-    context_len = torch.tensor([context for _, context in case.lengths])
-    query_start = torch.arange(len(context_len) + 1)
-    repeats = case.num_heads // case.num_kv_heads
-    sequences = attention.Sequences.of(query_start, context_len, repeats, torch.device("cpu"))
+    sequences = attention.Sequences.of(*starts_and_lengths(case), case.num_heads // case.num_kv_heads, DEVICE)
     plan = attention.plan_decode(sequences.decode_len, num_items, case.block_size, case.window, chunk)
     out_THK = torch.full_like(paged.query_THK, torch.nan)
     attention.decode(
@@ -129,13 +127,13 @@ def decode(case: Case, paged: Paged, num_items: int, chunk: int = 0) -> torch.Te
 @pytest.mark.parametrize("num_items", [3, 4, 7, 40])
 def test_any_number_of_pieces_gives_the_same(window: int | None, num_items: int) -> None:
     case = replace(WIDE, lengths=((1, 200), (1, 5), (1, 131)), window=window)
-    paged = build(case)
+    paged = build(case, device=DEVICE)
     assert_close(decode(case, paged, num_items), decode(case, paged, 3), rtol=1e-5, atol=1e-5)
 
 
 def test_pieces_of_a_fixed_size_give_the_same_bits_whatever_is_beside() -> None:
     case = replace(WIDE, lengths=((1, 200), (1, 500)))
-    paged = build(case)
+    paged = build(case, device=DEVICE)
     alone = replace(case, lengths=((1, 200),))
     first = Paged(paged.query_THK[:1], paged.dense[:1], paged.keys_NSGK, paged.values_NSGK, paged.block_table_BP[:1])
     assert decode(case, paged, 80, chunk=2)[0].equal(decode(alone, first, 80, chunk=2)[0])
@@ -145,7 +143,7 @@ def test_pieces_of_a_fixed_size_give_the_same_bits_whatever_is_beside() -> None:
 @pytest.mark.parametrize("num_items", [6, 7, 16, 100])
 @pytest.mark.parametrize("block_size", [16, 32])
 def test_a_plan_has_each_tile_once_and_no_idle_piece(window: int | None, num_items: int, block_size: int) -> None:
-    lengths = torch.tensor([1, 0, 16, 17, 400, 33], dtype=torch.int32)
+    lengths = torch.tensor([1, 0, 16, 17, 400, 33], dtype=torch.int32, device=DEVICE)
     plan = attention.plan_decode(lengths, num_items, block_size, window)
     tile = attention.decode_tile(block_size)
     found: dict[int, list[int]] = {}
@@ -162,11 +160,10 @@ def test_a_plan_has_each_tile_once_and_no_idle_piece(window: int | None, num_ite
 
 def test_padding_is_left_alone() -> None:
     case = replace(WIDE, lengths=((1, 30), (1, 20)))
-    paged = build(case)
-    lengths = torch.tensor([30, 0], dtype=torch.int32)
-    sequences = attention.Sequences(
-        torch.tensor([0, 1, 2], dtype=torch.int32), lengths, lengths, torch.empty((0, 2), dtype=torch.int32), 1
-    )
+    paged = build(case, device=DEVICE)
+    lengths = torch.tensor([30, 0], dtype=torch.int32, device=DEVICE)
+    rows, no_items = (torch.tensor(ids, dtype=torch.int32, device=DEVICE) for ids in ([0, 1, 2], []))
+    sequences = attention.Sequences(rows, lengths, lengths, no_items.view(0, 2), 1)
     plan = attention.plan_decode(lengths, 4, case.block_size, None)
     out_THK = torch.full_like(paged.query_THK, 7.0)
     attention.decode(
@@ -177,11 +174,8 @@ def test_padding_is_left_alone() -> None:
     assert_close(out_THK[:1].double(), by_hand(case, paged)[:1], rtol=0, atol=3e-4)
 
 
-@pytest.mark.parametrize("num_queries", [1, 20])
-def test_fp8_keys_and_values_are_scaled_back(num_queries: int) -> None:
-    case = replace(WIDE, lengths=((num_queries, 90),), window=WINDOW, dtype=torch.bfloat16)
-    paged = build(case)
-    scales = attention.Scales(0.05, 0.125)
+def check_fp8(case: Case, paged: Paged, num_items: int, scales: attention.Scales) -> None:
+    """Sequences that all have one query, or all more, over a cache in fp8."""
 
     def stored(part: torch.Tensor, scale: float) -> torch.Tensor:
         return (part / scale).to(torch.float8_e4m3fn)
@@ -191,13 +185,18 @@ def test_fp8_keys_and_values_are_scaled_back(num_queries: int) -> None:
         for keys, values in paged.dense
     ]
     pools = stored(paged.keys_NSGK, scales.key), stored(paged.values_NSGK, scales.value)
-    repeats = case.num_heads // case.num_kv_heads
-    sequences = attention.Sequences.of(torch.tensor([0, num_queries]), torch.tensor([90]), repeats, torch.device("cpu"))
-    out_THK, table_BP = torch.empty_like(paged.query_THK), paged.block_table_BP.to(torch.int32)
+    sequences = attention.Sequences.of(*starts_and_lengths(case), case.num_heads // case.num_kv_heads, DEVICE)
+    out_THK, table_BP = torch.full_like(paged.query_THK, torch.nan), paged.block_table_BP.to(torch.int32)
     layer: dict[str, Any] = {"window": case.window, "scale": case.scale, "cap": 50.0, "scales": scales}
-    if num_queries == 1:
-        plan = attention.plan_decode(sequences.decode_len, 4, case.block_size, case.window)
-        attention.decode(paged.query_THK, pools[0], pools[1], table_BP, sequences, plan, out_THK, **layer)
+    if sequences.num_decoding:
+        plan = attention.plan_decode(sequences.decode_len, num_items, case.block_size, case.window)
+        attention.decode(paged.query_THK, *pools, table_BP, sequences, plan, out_THK, **layer)
     else:
-        attention.prefill(paged.query_THK, pools[0], pools[1], table_BP, sequences, out_THK, **layer)
+        attention.prefill(paged.query_THK, *pools, table_BP, sequences, out_THK, **layer)
     check_close(case, replace(paged, dense=dense), out_THK)
+
+
+@pytest.mark.parametrize("num_queries", [1, 20])
+def test_fp8_keys_and_values_are_scaled_back(num_queries: int) -> None:
+    case = replace(WIDE, lengths=((num_queries, 90),), window=WINDOW, dtype=torch.bfloat16)
+    check_fp8(case, build(case, device=DEVICE), 4, attention.Scales(0.05, 0.125))

@@ -62,10 +62,11 @@ def activate() -> None:
 
 
 def multiply() -> None:
-    for quantization in ("int8", "int4"):
+    for quantization in ("int8", "int4", "fp8"):
         test_linear.test_linear_agrees(quantization, 3, FLOAT32)
         test_linear.test_gated_agrees(quantization, 1, "gelu_pytorch_tanh")
     test_linear.test_an_embedding_agrees_by_rows_and_as_a_head("int8", 2)
+    test_linear.test_every_fp8_value_arrives_as_it_is(FLOAT32)
 
 
 def draw() -> None:
@@ -124,8 +125,8 @@ MUTATIONS = (
     Mutation(
         "combine forgets an item",
         "decode_attention",
-        "range(first, last):",
-        "range(first, tl.maximum(last - 1, first + 1)):",
+        "item < last,",
+        "item < tl.maximum(last - 1, first + 1),",
         plan,
     ),
     Mutation("values not scaled", "decode_attention", "out * value_scale", "out", fp8),
@@ -150,6 +151,22 @@ MUTATIONS = (
     Mutation("gate and up exchanged", "pointwise", "gelu_tanh(gate) * up", "gelu_tanh(up) * gate", activate),
     Mutation("nibbles exchanged", "linear", "(both & 15)", "(both >> 4)", multiply),
     Mutation("nibbles not centred", "linear", "(both >> 4).to(tl.int32) - 8", "(both >> 4).to(tl.int32) - 7", multiply),
+    Mutation(
+        "bytes for fp8",
+        "scores",
+        "values.to(tl.float32)",
+        "values.to(tl.int8, bitcast=True).to(tl.float32)",
+        multiply,
+    ),
+    Mutation(
+        "fp8 without subnormals",
+        "scores",
+        "values.to(tl.float32)",
+        "tl.where(tl.abs(values.to(tl.float32)) < 0.015625, 0.0, values.to(tl.float32))",
+        multiply,
+    ),
+    Mutation("fp8 up to 256", "scores", "values.to(tl.float32)", "tl.minimum(values.to(tl.float32), 256.0)", multiply),
+    Mutation("a row's scale left out", "linear", "if HAS_SCALE:", "if not HAS_SCALE:", multiply),
     Mutation(
         "a split left out", "linear", "for split in range(SPLITS):", "for split in range(1, SPLITS + 1):", multiply
     ),

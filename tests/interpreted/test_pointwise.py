@@ -1,7 +1,8 @@
-"""Triton's norms, rotation and gated activation, interpreted, against their formulas in float64."""
+"""Triton's norms, rotation and gated activation against their formulas in float64."""
 
 import pytest
 import torch
+from support.device import DEVICE
 from torch.testing import assert_close
 
 from gemline_kernels import reference
@@ -30,19 +31,20 @@ def normed(x_TD: torch.Tensor, weight_D: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_rms_norm_multiplies_by_one_plus_weight(dtype: torch.dtype, shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    x_TD, weight_D = (torch.randn(shape) * 3).to(dtype), torch.randn(shape[1]).to(dtype)
+    x_TD, weight_D = (torch.randn(shape) * 3).to(DEVICE, dtype), torch.randn(shape[1]).to(DEVICE, dtype)
     check(pointwise.rms_norm(x_TD, weight_D, EPS), normed(x_TD, weight_D), dtype)
 
 
 def test_rms_norm_of_zeros_is_zero(dtype: torch.dtype) -> None:
-    assert pointwise.rms_norm(torch.zeros(1, 8, dtype=dtype), torch.ones(8, dtype=dtype), EPS).eq(0).all()
+    x_TD, weight_D = (torch.tensor(values, dtype=dtype, device=DEVICE) for values in ([[0.0] * 8], [1.0] * 8))
+    assert pointwise.rms_norm(x_TD, weight_D, EPS).eq(0).all()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_add_norm_adds_the_normed_and_norms_the_rounded_sum(dtype: torch.dtype, shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    x_TD, residual_TD = (torch.randn((2, *shape)) * 3).to(dtype)
-    post_D, next_D = torch.randn(2, shape[1]).to(dtype)
+    x_TD, residual_TD = (torch.randn((2, *shape)) * 3).to(DEVICE, dtype)
+    post_D, next_D = torch.randn(2, shape[1]).to(DEVICE, dtype)
     before_TD = residual_TD.clone()
     new_TD, normed_TD = pointwise.add_norm(x_TD, residual_TD, post_D, next_D, EPS)
     check(new_TD, residual_TD.double() + normed(x_TD, post_D), dtype)
@@ -53,10 +55,9 @@ def test_add_norm_adds_the_normed_and_norms_the_rounded_sum(dtype: torch.dtype, 
 @pytest.mark.parametrize("width", [24, 80, 600])
 def test_embed_scales_and_norms_the_rounded_rows(dtype: torch.dtype, width: int) -> None:
     torch.manual_seed(0)
-    weight_VD, first_D = torch.randn(11, width).to(dtype), torch.randn(width).to(dtype)
-    ids_T = torch.tensor([3, 10, 0, 3])
-    residual_TD, out_TD = torch.empty((2, 4, width), dtype=dtype)
-    device.embed[(4,)](ids_T, weight_VD, first_D, residual_TD, out_TD, 6.25, EPS, WIDTH=width, COLUMNS=1024)
+    weight_VD, first_D = torch.randn(11, width).to(DEVICE, dtype), torch.randn(width).to(DEVICE, dtype)
+    ids_T = torch.tensor([3, 10, 0, 3], device=DEVICE)
+    residual_TD, out_TD = pointwise.embed(ids_T, weight_VD, first_D, 6.25, EPS)
     assert residual_TD.equal((weight_VD[ids_T].float() * 6.25).to(dtype))
     check(out_TD, normed(residual_TD, first_D), dtype)
 
@@ -66,10 +67,10 @@ def test_rope_write_rotates_queries_and_keys_and_fills_the_slots(
     dtype: torch.dtype, num_heads: int, num_groups: int, width: int
 ) -> None:
     torch.manual_seed(0)
-    table = reference.rope_table(50, width, 10000.0)
-    projected_TMK = torch.randn(5, num_heads + 2 * num_groups, width).to(dtype)
-    positions_T, slots_T = torch.tensor([0, 1, 49, 7, 30]), torch.tensor([13, 0, 5, 31, 8])
-    pools = torch.full((2, 2, 2, 16, num_groups, width), torch.nan, dtype=dtype)
+    table = reference.rope_table(50, width, 10000.0, DEVICE)
+    projected_TMK = torch.randn(5, num_heads + 2 * num_groups, width).to(DEVICE, dtype)
+    positions_T, slots_T = torch.tensor([[0, 1, 49, 7, 30], [13, 0, 5, 31, 8]], device=DEVICE)
+    pools = torch.full((2, 2, 2, 16, num_groups, width), torch.nan, dtype=dtype, device=DEVICE)
     expected = reference.rope_write(projected_TMK, table, positions_T, pools[0, 0], pools[0, 1], slots_T, num_heads)
     actual = pointwise.rope_write(projected_TMK, table, positions_T, pools[1, 0], pools[1, 1], slots_T, num_heads)
     rtol = 1e-6 if dtype == torch.float32 else 2**-7
@@ -78,20 +79,22 @@ def test_rope_write_rotates_queries_and_keys_and_fills_the_slots(
 
 
 def test_rope_write_of_a_padding_row_writes_nowhere() -> None:
-    pools = torch.full((2, 1, 16, 1, 16), torch.nan)
-    projected_TMK, table = torch.ones(2, 3, 16), reference.rope_table(4, 16, 10000.0)
-    positions_T, slots_T = torch.tensor([1, 2]), torch.tensor([-1, 3])
+    pools = torch.full((2, 1, 16, 1, 16), torch.nan, device=DEVICE)
+    projected_TMK, table = torch.ones(2, 3, 16, device=DEVICE), reference.rope_table(4, 16, 10000.0, DEVICE)
+    positions_T, slots_T = torch.tensor([[1, 2], [-1, 3]], device=DEVICE)
     pointwise.rope_write(projected_TMK, table, positions_T, pools[0], pools[1], slots_T, 1)
     assert pools.isnan().sum() == pools.numel() - 2 * 16
 
 
 def test_rope_write_scales_and_saturates_what_becomes_fp8() -> None:
-    keys, values = torch.zeros((2, 1, 16, 1, 16), dtype=torch.float8_e4m3fn)
-    projected_TMK = torch.tensor([1.0, 3.0, 1e5]).view(1, 3, 1).repeat(1, 1, 16)
+    keys, values = torch.zeros((2, 1, 16, 1, 16), device=DEVICE).to(torch.float8_e4m3fn)
+    projected_TMK = torch.tensor([1.0, 3.0, 1e5], device=DEVICE).view(1, 3, 1).repeat(1, 1, 16)
     projected_TMK[0, 1, 8:] = 0.0
+    cos, sin = torch.tensor([[[1.0] * 8], [[0.0] * 8]], device=DEVICE)
+    position, slot = torch.tensor([[0], [2]], device=DEVICE)
     device.rope_write[(1, 3)](
-        projected_TMK, torch.ones(1, 8), torch.zeros(1, 8), torch.tensor([0]), torch.tensor([2]),
-        torch.empty(1, 1, 16), keys, values, 2.0, 0.5, HEADS=1, GROUPS=1, WIDTH=16,
+        projected_TMK, cos, sin, position, slot, torch.empty_like(projected_TMK[:, :1]), keys, values, 2.0, 0.5,
+        HEADS=1, GROUPS=1, WIDTH=16,
     )  # fmt: skip
     assert keys[0, 2, 0].float().tolist() == [6.0] * 8 + [0.0] * 8
     assert values[0, 2, 0].float().tolist() == [448.0] * 16
@@ -102,7 +105,7 @@ def test_rope_write_scales_and_saturates_what_becomes_fp8() -> None:
 @pytest.mark.parametrize("width", [24, 1024, 1500])
 def test_geglu_multiplies_the_activated_gate_by_up(dtype: torch.dtype, width: int) -> None:
     torch.manual_seed(0)
-    gate_up_TF = (torch.randn(3, 2 * width) * 5).to(dtype)
+    gate_up_TF = (torch.randn(3, 2 * width) * 5).to(DEVICE, dtype)
     gate_up_TF[0, :2] = torch.tensor([-1e4, 1e4])
     gate, up = gate_up_TF.double().chunk(2, dim=1)
     exact = torch.nn.functional.gelu(gate, approximate="tanh") * up
@@ -110,6 +113,6 @@ def test_geglu_multiplies_the_activated_gate_by_up(dtype: torch.dtype, width: in
 
 
 def test_other_activations_are_the_references() -> None:
-    gate_up_TF = torch.randn(3, 8)
+    gate_up_TF = torch.randn(3, 8, device=DEVICE)
     gate, up = gate_up_TF.chunk(2, dim=1)
     assert pointwise.geglu(gate_up_TF, "silu").equal(reference.geglu(gate, up, "silu"))

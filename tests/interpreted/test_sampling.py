@@ -1,9 +1,10 @@
-"""Triton's sampler, interpreted, against the engine's and against the distribution itself."""
+"""Triton's sampler against the engine's and against the distribution itself."""
 
 from dataclasses import dataclass
 
 import pytest
 import torch
+from support.device import DEVICE
 
 from gemline.engine.params import SamplingParams
 from gemline.engine.sampling import SampleRow
@@ -23,7 +24,7 @@ class Row:
 
 def choose(logits_BV: torch.Tensor, rows: list[Row], chunk: int = 64) -> list[int]:
     def column(name: str, dtype: torch.dtype) -> torch.Tensor:
-        return torch.tensor([getattr(row, name) for row in rows], dtype=dtype)
+        return torch.tensor([getattr(row, name) for row in rows], dtype=dtype, device=DEVICE)
 
     seeds = [row.seed - 2**64 if row.seed >= 2**63 else row.seed for row in rows]
     choices = Choices(
@@ -31,11 +32,11 @@ def choose(logits_BV: torch.Tensor, rows: list[Row], chunk: int = 64) -> list[in
         column("top_k", torch.int32),
         column("top_p", torch.float32),
         column("min_p", torch.float32),
-        torch.tensor(seeds),
+        torch.tensor(seeds, device=DEVICE),
         column("position", torch.int64),
     )
     truncates = any(row.top_k or row.top_p < 1 for row in rows)
-    tokens: list[int] = sample(logits_BV, choices, truncates=truncates, chunk=chunk).tolist()
+    tokens: list[int] = sample(logits_BV.to(DEVICE), choices, truncates=truncates, chunk=chunk).tolist()
     return tokens
 
 

@@ -6,18 +6,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.backends import backend_or_skip
 from torch.testing import assert_close
 
 from gemline_kernels.quantize import (
     GROUP,
+    Fp8Rows,
     Int4Groups,
     Int8Rows,
     quantize_activations,
+    quantize_fp8,
     quantize_int4,
     quantize_int8,
 )
 
-Quantize = Callable[[torch.Tensor], Int8Rows | Int4Groups]
+Quantize = Callable[[torch.Tensor], Int8Rows | Int4Groups | Fp8Rows]
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 300))
 SPREADS = st.sampled_from([1e-30, 1e-3, 1.0, 1e4, 1e30])
 
@@ -34,6 +37,35 @@ def test_int8_is_off_by_half_a_step_at_most(shape: tuple[int, int], spread: floa
     off_NK = (rows.dequantized().double() - weight_NK.double()).abs()
     assert bool((off_NK <= rows.scale_N.double()[:, None] * 0.50001).all())
     assert_close(rows.scale_N, weight_NK.abs().amax(1) / 127)
+
+
+@settings(deadline=None)
+@given(SHAPES, SPREADS)
+def test_fp8_is_off_by_half_a_step_of_three_bits_at_most(shape: tuple[int, int], spread: float) -> None:
+    weight_NK = weight(shape, spread)
+    rows = quantize_fp8(weight_NK)
+    off_NK = (rows.dequantized().double() - weight_NK.double()).abs()
+    step_NK = torch.maximum(weight_NK.double().abs() / 16, rows.scale_N.double()[:, None] * 2**-10)
+    assert bool((off_NK <= step_NK * 1.00001).all())
+    assert_close(rows.scale_N, weight_NK.abs().amax(1) / 448)
+
+
+def test_fp8_keeps_all_that_it_can_say() -> None:
+    """Of a row whose largest is 448 times a power of two, from the subnormals on."""
+    values = torch.arange(256).to(torch.uint8).view(torch.float8_e4m3fn).float()
+    weight_NK = torch.tensor([2.0**-90, 1.0, 2.0**90])[:, None] * values[values.isfinite()]
+    rows = quantize_fp8(weight_NK)
+    assert rows.dequantized().equal(weight_NK)
+    assert rows.values_NK.dtype == torch.float8_e4m3fn
+    assert rows.num_bytes == 3 * 254 + 3 * 4
+
+
+def test_an_fp8_row_of_the_least_or_the_largest_numbers_stays_finite() -> None:
+    finfo = torch.finfo(torch.float32)
+    rows = quantize_fp8(torch.tensor([[finfo.smallest_normal, -1e-40], [finfo.max, -finfo.max], [3e-36, -6e-36]]))
+    assert_close(rows.dequantized()[1], torch.tensor([finfo.max, -finfo.max]), rtol=1e-6, atol=0)
+    assert rows.dequantized()[0].eq(0).all()  # a scale would be no normal number
+    assert_close(rows.dequantized()[2], torch.tensor([3e-36, -6e-36]), rtol=1 / 16, atol=0)
 
 
 @settings(deadline=None)
@@ -59,14 +91,14 @@ def test_int4_of_gaussian_weights_is_off_by_less_than_ten_percent() -> None:
     assert 0.05 < off < 0.1
 
 
-@pytest.mark.parametrize("quantize", [quantize_int8, quantize_int4])
+@pytest.mark.parametrize("quantize", [quantize_int8, quantize_int4, quantize_fp8])
 def test_zeros_stay_zeros(quantize: Quantize) -> None:
     weight_NK = torch.zeros(3, 200)
     weight_NK[1, 150] = 2.0
     assert_close(quantize(weight_NK).dequantized(), weight_NK, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("quantize", [quantize_int8, quantize_int4])
+@pytest.mark.parametrize("quantize", [quantize_int8, quantize_int4, quantize_fp8])
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
 def test_what_is_not_finite_is_refused_with_the_shape(quantize: Quantize, wrong: float) -> None:
     weight_NK = torch.ones(3, 200)
@@ -75,11 +107,25 @@ def test_what_is_not_finite_is_refused_with_the_shape(quantize: Quantize, wrong:
         quantize(weight_NK)
 
 
+@pytest.mark.parametrize("name", ["onednn", "native"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cpu_refuses_fp8_and_says_what_there_is(name: str, dtype: torch.dtype) -> None:
+    backend, weight_NK = backend_or_skip(name), torch.ones(4, 8, dtype=dtype)
+    for pack in (
+        lambda: backend.linear(weight_NK, None, "fp8"),
+        lambda: backend.gated(weight_NK, weight_NK, "silu", "fp8"),
+        lambda: backend.embedding(weight_NK, "fp8"),
+    ):
+        with pytest.raises(ValueError, match="fp8 weights need a GPU; on a CPU they can be int8 or int4"):
+            pack()
+
+
 def test_bfloat16_weights_are_quantised_as_the_float32_values_they_are() -> None:
     weight_NK = weight((4, 130), 1.0).bfloat16()
     for plain, wide in (
         (quantize_int8(weight_NK), quantize_int8(weight_NK.float())),
         (quantize_int4(weight_NK), quantize_int4(weight_NK.float())),
+        (quantize_fp8(weight_NK), quantize_fp8(weight_NK.float())),
     ):
         assert_close(plain.dequantized(), wide.dequantized(), rtol=0, atol=0)
 

@@ -48,7 +48,19 @@ def scale_after_cap(*tensors: torch.Tensor, window: int | None, scale: float, ca
 
 def cap_after_mask(*tensors: torch.Tensor, window: int | None, scale: float, cap: float | None) -> torch.Tensor:
     """A masked score becomes -cap, not minus infinity."""
-    return attend_densely(tensors, window, lambda products: products * scale, lambda scores: softcap(scores, cap))
+    return attend_densely(
+        tensors, window, lambda products: products * scale, lambda scores: softcap(scores, cap).softmax(-1)
+    )
+
+
+def rounded_weights(*tensors: torch.Tensor, window: int | None, scale: float, cap: float | None) -> torch.Tensor:
+    """A tensor core's: weights are bfloat16 when they meet the values, the softmax's sum is of those that are not."""
+    return attend_densely(
+        tensors,
+        window,
+        lambda products: softcap(products * scale, cap),
+        lambda scores: scores.softmax(-1).bfloat16().float(),
+    )
 
 
 def other_heads(
@@ -68,7 +80,7 @@ def attend_densely(
     tensors: tuple[torch.Tensor, ...],
     window: int | None,
     score: Callable[[torch.Tensor], torch.Tensor],
-    after_mask: Callable[[torch.Tensor], torch.Tensor] = lambda scores: scores,
+    weigh: Callable[[torch.Tensor], torch.Tensor] = lambda scores: scores.softmax(-1),
 ) -> torch.Tensor:
     query_THK, keys_NSGK, values_NSGK, table_BP, query_start, context_len = tensors
     outs, size, per_group = [], keys_NSGK.shape[1], query_THK.shape[1] // keys_NSGK.shape[2]
@@ -82,7 +94,7 @@ def attend_densely(
         rows = torch.arange(stop - len(rows_THK), stop)[:, None]
         hidden = (positions > rows) | (positions <= rows - (window or stop + 1))
         scores = score(torch.einsum("thk,jhk->htj", rows_THK, keys)).masked_fill(hidden, -torch.inf)
-        outs.append(torch.einsum("htj,jhk->thk", after_mask(scores).softmax(-1), values))
+        outs.append(torch.einsum("htj,jhk->thk", weigh(scores), values))
     return torch.cat(outs).to(query_THK.dtype)
 
 
@@ -93,6 +105,13 @@ def test_the_mutants_are_right_but_for_their_mutation() -> None:
         return attend_densely(tensors, window, lambda products: softcap(products * scale, cap))
 
     check(Mutant(paged_attention=attend), torch.float32, "none", **MODELS["27B"])
+
+
+def test_bfloat16_allows_softmax_weights_that_are_rounded_and_float32_does_not() -> None:
+    backend: Backend = Mutant(paged_attention=rounded_weights)
+    check(backend, torch.bfloat16, "none", **MODELS["27B"])
+    with pytest.raises(SelfCheckFailedError, match=r"^paged_attention, large scores"):
+        check(backend, torch.float32, "none", **MODELS["27B"])
 
 
 def plain_norm(x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
@@ -152,6 +171,12 @@ MUTANTS: dict[str, dict[str, Any]] = {
     "cap after the mask": {"paged_attention": cap_after_mask},
     "a window one too long": {"paged_attention": attention_with(window=lambda window: window and window + 1)},
     "a window one too short": {"paged_attention": attention_with(window=lambda window: window and window - 1)},
+    "the model's window one too long": {
+        "paged_attention": attention_with(window=lambda window: 4097 if window == 4096 else window)
+    },
+    "the model's window one too short": {
+        "paged_attention": attention_with(window=lambda window: 4095 if window == 4096 else window)
+    },
     "no window": {"paged_attention": attention_with(window=lambda _: None)},
     "the scale of the head width": {"paged_attention": attention_with(scale=lambda _: 128**-0.5)},
     "heads mapped in turn": {"paged_attention": other_heads},
@@ -173,6 +198,11 @@ def test_every_backend_passes(name: str, dtype: torch.dtype, quantization: Quant
     check(backend_or_skip(name), dtype, quantization, **MODELS["27B"])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_reference_passes_with_what_only_a_gpu_has(dtype: torch.dtype) -> None:
+    check(reference, dtype, "fp8", **MODELS["27B"])
+
+
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_backend_passes_for_every_model(name: str, model: str) -> None:
@@ -187,7 +217,7 @@ def test_every_mutant_is_found(mutant: str, dtype: torch.dtype) -> None:
         check(Mutant(**MUTANTS[mutant]), dtype, "none", **MODELS["27B"])
 
 
-@pytest.mark.parametrize("quantization", ["int8", "int4"])
+@pytest.mark.parametrize("quantization", ["int8", "int4", "fp8"])
 def test_weights_quantised_wrongly_are_found(quantization: Quantization) -> None:
     """A tenth more than the weight says is more than what 8-bit activations may do."""
 

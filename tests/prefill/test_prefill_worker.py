@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +18,16 @@ from gemline.engine.options import EngineOptions
 from gemline.engine.params import SamplingParams
 from gemline.engine.requests import EngineRequest
 from gemline.errors import ConfigurationError
-from gemline.internal.v1.prefill_pb2 import KvLayout, PrefillEnd, PrefillRequest
+from gemline.internal.v1.prefill_pb2 import HeadRange, KvLayout, KvOffer, PrefillEnd, PrefillRequest
 from gemline.prefill.worker import PrefillOptions, PrefillWorker
 from gemline.rpc.convert import sampling_to_proto
 from gemline.rpc.options import open_channel
 from gemline.telemetry import Telemetry
-from gemline.transfer.frames import KvFrame, KvRange, decode
+from gemline.transfer.fetch import Fetch
+from gemline.transfer.frames import KvHeader, KvRange, split, verify
+from gemline.transfer.offering import Offer
+from gemline.transfer.receive import FrameReader
+from gemline.transfer.transports import KvTransportSetting, Transport
 
 ENGINE = EngineOptions(num_kv_blocks=40, max_batch_tokens=24, max_running=8, max_waiting=4, num_threads=1)
 PARAMS = SamplingParams(max_tokens=1, temperature=0.0, num_logprobs=1)
@@ -72,17 +77,23 @@ async def collect(
     at: dict[tuple[int, int], bytes] = {}
     ranges: list[KvRange] = []
     async for data in call_prefill(channel, request):
-        frame = decode(data)
-        if isinstance(frame, PrefillEnd):
-            return at, frame, ranges
-        layer, start, stop = frame.range
-        ranges.append(frame.range)
-        half = frame.payload.nbytes // 2
-        size = half // (stop - start)
-        for index, position in enumerate(range(start, stop)):
-            keys = bytes(frame.payload[index * size : (index + 1) * size])
-            at[layer, position] = keys + bytes(frame.payload[half + index * size : half + (index + 1) * size])
+        header, payload = split(data)
+        if header.HasField("end"):
+            return at, header.end, ranges
+        verify(header.kv, payload)
+        ranges.append(KvRange(header.kv.layer, header.kv.start, header.kv.stop))
+        at |= by_position(header.kv, payload)
     raise AssertionError("the stream ended before its end frame")
+
+
+def by_position(kv: KvHeader, payload: memoryview) -> dict[tuple[int, int], bytes]:
+    half = payload.nbytes // 2
+    size = half // (kv.stop - kv.start)
+    return {
+        (kv.layer, position): bytes(payload[index * size : (index + 1) * size])
+        + bytes(payload[half + index * size : half + (index + 1) * size])
+        for index, position in enumerate(range(kv.start, kv.stop))
+    }
 
 
 def computed_here(model_dir: Path, token_ids: list[int]) -> tuple[dict[tuple[int, int], bytes], int]:
@@ -117,15 +128,107 @@ async def test_the_frames_hold_what_an_engine_computes(
     assert end.logprobs.token_ids[0] == token_id
 
 
+async def fetched(
+    record: WorkerRecord, channel: grpc.aio.Channel, offered: set[Transport], host_id: str | None = None
+) -> tuple[dict[tuple[int, int], bytes], Fetch]:
+    """The bytes of each position of each layer of a prompt of 100, and how they came."""
+    threads, window = ThreadPoolExecutor(1), 16
+    offer = Offer(frozenset(offered), "127.0.0.1", threads)
+    request = request_for(record, prompt(100))
+    request.offer.CopyFrom(offer.message or KvOffer())
+    if host_id is not None:
+        request.offer.host_id = host_id
+    reader = FrameReader([range(100 - window + 1, 100), range(100)], 2 * 2 * 16 * 4)
+    at: dict[tuple[int, int], bytes] = {}
+    with Fetch(call_prefill(channel, request).__aiter__(), offer, reader) as fetch:
+        async for frame in fetch.frames():
+            verify(frame.header, frame.payload)
+            at |= by_position(frame.header, frame.payload)
+            frame.release()
+    return at, fetch
+
+
+BOTH = {Transport.SHM, Transport.SOCKET}
+
+
+@pytest.mark.parametrize(
+    ("setting", "offered", "host_id", "chosen"),
+    [
+        ("auto", BOTH, None, Transport.SHM),
+        ("auto", BOTH, "another host", Transport.SOCKET),
+        ("auto", {Transport.SHM}, "another host", Transport.GRPC),
+        ("auto", set(), None, Transport.GRPC),
+        ("socket", BOTH, None, Transport.SOCKET),
+        ("shm", BOTH, None, Transport.SHM),
+        ("grpc", BOTH, None, Transport.GRPC),
+        ("nixl", BOTH, None, Transport.GRPC),
+    ],
+)
+async def test_whatever_way_they_take_the_bytes_are_the_same(
+    tiny_checkpoint: Path,
+    redis_url: str,
+    setting: KvTransportSetting,
+    offered: set[Transport],
+    host_id: str | None,
+    chosen: Transport,
+) -> None:
+    worker = PrefillWorker(PrefillOptions(tiny_checkpoint, "tiny", ENGINE, kv_transport=setting))
+    async with hosted(worker, redis_url) as record, open_channel(record.address) as channel:
+        at, fetch = await fetched(record, channel, offered, host_id)
+        plain, _, _ = await collect(channel, request_for(record, prompt(100)))
+
+    assert fetch.transport is chosen
+    assert at == plain
+    assert fetch.failed == []
+
+
+async def test_callers_of_one_head_each_get_what_a_caller_of_both_gets(
+    record: WorkerRecord, channel: grpc.aio.Channel
+) -> None:
+    whole, _, _ = await collect(channel, request_for(record, prompt(60)))
+    halves = []
+    for head in range(2):
+        request = request_for(record, prompt(60))
+        request.heads.CopyFrom(HeadRange(start=head, stop=head + 1))
+        halves.append((await collect(channel, request))[0])
+
+    row = 16 * 4  # of a head
+    for place, both in whole.items():
+        keys = halves[0][place][:row] + halves[1][place][:row]
+        assert both == keys + halves[0][place][row:] + halves[1][place][row:]
+
+
+@pytest.mark.parametrize(("wire_dtype", "part"), [("bfloat16", 2), ("float8_e4m3", 4), ("float32", 1)])
+async def test_a_narrower_dtype_takes_a_part_of_the_bytes(
+    record: WorkerRecord, channel: grpc.aio.Channel, wire_dtype: str, part: int
+) -> None:
+    _, plain, _ = await collect(channel, request_for(record, prompt(60)))
+    request = request_for(record, prompt(60))
+    request.wire_dtype = wire_dtype
+
+    _, end, _ = await collect(channel, request)
+
+    assert end.num_bytes * part == plain.num_bytes
+    assert end.token_id == plain.token_id
+
+
+async def test_an_end_frame_tells_how_long_the_prompt_took_and_how_long_ago_that_was(
+    record: WorkerRecord, channel: grpc.aio.Channel
+) -> None:
+    _, end, _ = await collect(channel, request_for(record, prompt(240)))
+
+    assert 0 < end.since_computed_s < 60
+    assert 0 < end.prefill_s < 60
+
+
 async def test_early_chunks_are_sent_while_later_ones_are_computed(
     record: WorkerRecord, channel: grpc.aio.Channel, telemetry: Telemetry
 ) -> None:
     call = call_prefill(channel, request_for(record, prompt(240)))
 
-    first = decode(await call.read())
+    first, _ = split(await call.read())
 
-    assert isinstance(first, KvFrame)
-    assert first.range.stop < 240
+    assert 0 < first.kv.stop < 240
     call.cancel()
 
 
@@ -180,6 +283,9 @@ async def test_a_full_worker_says_so(record: WorkerRecord, channel: grpc.aio.Cha
         ({"token_ids": []}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"token_ids": [99999], "num_prompt_tokens": 1}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"token_ids": prompt(256), "num_prompt_tokens": 256}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"heads": HeadRange(start=1, stop=3)}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"heads": HeadRange(start=1, stop=1)}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"wire_dtype": "float16"}, grpc.StatusCode.INVALID_ARGUMENT),
     ],
 )
 async def test_a_call_that_cannot_be_served_is_refused_with_its_status(

@@ -31,7 +31,8 @@ worker_settings = st.builds(
     max_running=st.integers(1, 512),
     prefix_cache=st.booleans(),
     threads=st.none() | st.integers(1, 64),
-    prefill=st.sampled_from(["remote", "local"]),
+    gpu_share=st.floats(0.001, 1.0),
+    prefill=st.sampled_from(["auto", "always", "never"]),
     system_prompt=st.sampled_from(["refuse", "prepend"]),
     drain_timeout_s=st.floats(0, 600),
 )

@@ -2,6 +2,7 @@
 
 from gemline.engine.blocks import BlockPool, BlockTable
 from gemline.engine.prefix_tree import Node
+from gemline.engine.residency import NAME_BYTES, STRIDE
 from gemline.engine.roster import Roster
 
 
@@ -18,6 +19,8 @@ def check_blocks(roster: Roster) -> None:
     _check_pool(roster._local_pool, {holder: table[1] for holder, table in tables.items()}, set(local_ids))
     _check_trails(roster)
     _check_tree(roster, nodes)
+    _check_residency(roster, nodes)
+    _check_shares(roster, nodes)
 
 
 def held(table: BlockTable) -> list[int]:
@@ -70,9 +73,34 @@ def _check_tree(roster: Roster, nodes: list[Node]) -> None:
             assert member.local_id is not None, "a point has lost its tail"
             num_tails[member] = num_tails.get(member, 0) + 1
     for node in nodes:
-        assert node.num_children == num_children.get(node, 0)
+        assert len(node.children) == num_children.get(node, 0)
+        assert all(child.parent is node for child in node.children)
+        assert node.depth == (1 if node.parent is None else node.parent.depth + 1)
         assert node.num_tails == num_tails.get(node, 0)
-        is_free_leaf = not node.num_children and node.point is None and not cache._global_pool.is_held(node.global_id)
+        is_free_leaf = not node.children and node.point is None and not cache._global_pool.is_held(node.global_id)
         assert (node in cache._loose_leaves) == is_free_leaf
         is_free_local = node.local_id is not None and not cache._local_pool.is_held(node.local_id)
         assert (node in cache._loose_locals) == (is_free_local and not node.num_tails)
+
+
+def _check_residency(roster: Roster, nodes: list[Node]) -> None:
+    """Told are resume points and every eighth node, where the whole tail is there."""
+    cache = roster._cache
+    for node in nodes:
+        can_go_on = all(member.local_id is not None for member in cache._tail(node))
+        is_of_note = node.point is not None or node.depth % STRIDE == 0
+        assert node.is_told == (can_go_on and is_of_note)
+
+
+def told(roster: Roster) -> set[bytes]:
+    return {node.block_hash[:NAME_BYTES] for node in roster._cache._nodes.values() if node.is_told}
+
+
+def _check_shares(roster: Roster, nodes: list[Node]) -> None:
+    tenants = roster._cache._shares._tenants
+    assert tenants.keys() == {node.root for node in nodes}
+    for root, tenant in tenants.items():
+        own = [node for node in nodes if node.root == root]
+        assert tenant.num_global == len(own)
+        assert tenant.num_local == sum(node.num_tails > 0 for node in own)
+        assert tenant.points == {node.point for node in own if node.point is not None}

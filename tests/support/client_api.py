@@ -1,6 +1,7 @@
 """Both clients behind one asyncio face, so that a test says once what holds for both."""
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
@@ -20,6 +21,8 @@ class ClientApi(Protocol):
     def generate_stream(self, prompt: str, **options: Any) -> AnyStream: ...
     def chat_stream(self, messages: Any, **options: Any) -> AnyStream: ...
     async def close(self) -> None: ...
+    @property
+    def sessions(self) -> Any: ...
 
 
 class SyncApi:
@@ -27,6 +30,7 @@ class SyncApi:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self.sessions: Any = client.sessions
 
     async def generate(self, prompt: str, **options: Any) -> Completion:
         return await asyncio.to_thread(self._client.generate, prompt, **options)
@@ -62,6 +66,22 @@ class AsyncApi:
         self.generate_stream: Any = client.generate_stream
         self.chat_stream: Any = client.chat_stream
         self.close: Any = client.close
+        self.sessions: Any = client.sessions
+
+
+async def call(method: Any, *arguments: Any, **options: Any) -> Any:
+    """What a method of either client gives: a sync one is called in a thread."""
+    if inspect.iscoroutinefunction(method):
+        return await method(*arguments, **options)
+    return await asyncio.to_thread(method, *arguments, **options)
+
+
+async def listed(api: ClientApi) -> list[Any]:
+    """All sessions."""
+    found = api.sessions.list()
+    if isinstance(found, AsyncIterator):
+        return [session async for session in found]
+    return await asyncio.to_thread(list, found)
 
 
 async def next_piece(stream: AnyStream) -> Piece | None:

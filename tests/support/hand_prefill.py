@@ -11,11 +11,13 @@ from typing import Any
 import grpc
 import grpc.aio
 import redis.asyncio
+from support.hand_data import DataAct, Passing, Relay
 
 from gemline.cluster.records import WorkerRecord
 from gemline.cluster.workers import WorkerLease
-from gemline.internal.v1.prefill_pb2 import PrefillRequest
+from gemline.internal.v1.prefill_pb2 import FrameHeader, PrefillRequest
 from gemline.rpc.options import open_channel, server_options
+from gemline.transfer.frames import encode, split
 
 METHOD = "/gemline.internal.v1.Prefill/Prefill"
 
@@ -30,13 +32,17 @@ def call_prefill(channel: grpc.aio.Channel, request: PrefillRequest) -> Any:
 
 @dataclass
 class Spoiler:
-    """Stands between a decode worker and the prefill worker `behind`, and does `act` at frame `at_frame`."""
+    """Stands between a decode worker and the prefill worker `behind`, and does `act` at frame `at_frame`.
+
+    With `data_act` it stands between their data connections too, and does that at their frame `at_frame`.
+    """
 
     behind: WorkerRecord
     at_frame: int = 1_000_000
     act: Callable[[bytes, Write, Any], Awaitable[None]] | None = None
+    data_act: DataAct | None = None
     num_calls: int = 0
-    num_frames: int = 0  # seen in all calls
+    num_frames: int = 0  # seen in all calls, but not on data connections
     acted: bool = False
 
     async def prefill(self, request: PrefillRequest, context: Any) -> None:
@@ -50,8 +56,25 @@ class Spoiler:
                     self.acted = True
                     await self.act(frame, context.write, context)
                 else:
-                    await context.write(frame)
+                    await context.write(self._relayed(frame, asyncio.current_task()))
                 number += 1
+
+    def _relayed(self, frame: bytes, call: asyncio.Task[None] | None) -> bytes:
+        header, _ = split(frame)
+        if self.data_act is None or not header.HasField("open"):
+            return frame
+        loop, act = asyncio.get_running_loop(), self.data_act
+
+        def seen(passing: Passing) -> None:
+            self.acted = True
+            act(passing)
+
+        def killed() -> None:
+            if call is not None:
+                loop.call_soon_threadsafe(call.cancel)
+
+        relay = Relay(self.at_frame, seen, killed)
+        return encode(FrameHeader(open=relay.opened(header.open)))
 
 
 async def die(frame: bytes, write: Write, context: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from gemline.cluster.records import ModelCard, Role, WorkerRecord
-from gemline.errors import StaleEpoch
+from gemline.errors import GemlineError, StaleEpoch
 from gemline.internal.v1 import decode_pb2, sampling_pb2
 from gemline.internal.v1.decode_pb2_grpc import DecodeServicer, add_DecodeServicer_to_server
 from gemline.rpc.options import server_options
@@ -25,6 +25,9 @@ CARD = ModelCard(
 )
 
 
+Outgoing = decode_pb2.AttachResponse | GemlineError | None  # an error or None ends the stream
+
+
 class HandWorker(DecodeServicer):
     """A decode worker whose tokens are what the test says. Remembers what gateways said."""
 
@@ -34,7 +37,7 @@ class HandWorker(DecodeServicer):
         self.hellos: list[decode_pb2.Hello] = []
         self.submits: asyncio.Queue[decode_pb2.Submit] = asyncio.Queue()
         self.cancels: asyncio.Queue[int] = asyncio.Queue()
-        self._streams: list[asyncio.Queue[decode_pb2.AttachResponse | None]] = []
+        self._streams: list[asyncio.Queue[Outgoing]] = []
         self._server: grpc.aio.Server | None = None
 
     async def start(self, address: str = "127.0.0.1:0") -> None:
@@ -55,13 +58,15 @@ class HandWorker(DecodeServicer):
         if hello.epoch != self.epoch:
             await abort(context, StaleEpoch(f"epoch {hello.epoch} is not {self.epoch}"))
         self.hellos.append(hello)
-        outgoing: asyncio.Queue[decode_pb2.AttachResponse | None] = asyncio.Queue()
+        outgoing: asyncio.Queue[Outgoing] = asyncio.Queue()
         self._streams.append(outgoing)
         reader = asyncio.create_task(self._read(request_iterator))
         yield decode_pb2.AttachResponse(ready=decode_pb2.Ready(epoch=self.epoch))
         try:
-            while (response := await outgoing.get()) is not None:
+            while isinstance(response := await outgoing.get(), decode_pb2.AttachResponse):
                 yield response
+            if response is not None:
+                await abort(context, response)
         finally:
             self._streams.remove(outgoing)
             reader.cancel()
@@ -79,10 +84,10 @@ class HandWorker(DecodeServicer):
         for stream in self._streams:
             stream.put_nowait(decode_pb2.AttachResponse(step=step))
 
-    def close_streams(self) -> None:
-        """End every stream, as a worker that stops does."""
+    def close_streams(self, error: GemlineError | None = None) -> None:
+        """End every stream: in order, or with an error of the worker's own."""
         for stream in self._streams:
-            stream.put_nowait(None)
+            stream.put_nowait(error)
 
     def record(self, worker_id: str = "decode-1", **changes: Any) -> WorkerRecord:
         fields: dict[str, Any] = {

@@ -9,6 +9,7 @@ from support.eventually import eventually
 
 from gemline.cluster.connection import connect
 from gemline.cluster.keys import ApiKeys
+from gemline.cluster.sessions import SessionStore
 from gemline.cluster.workers import WorkersView
 from gemline.decode.worker import DecodeOptions, DecodeWorker
 from gemline.engine.options import EngineOptions
@@ -33,6 +34,8 @@ class InProcess:
     decode_worker: DecodeWorker
     settings: GatewaySettings
     api_key: str
+    keys: ApiKeys
+    store: SessionStore
 
 
 @asynccontextmanager
@@ -41,11 +44,11 @@ async def in_process(
 ) -> AsyncIterator[InProcess]:
     """Ready to generate; the gateway stops first."""
     engine = EngineOptions(num_kv_blocks=num_kv_blocks, num_threads=1)
-    decode_worker = DecodeWorker(DecodeOptions(checkpoint, MODEL, engine, prefill="local"))
-    settings = GatewaySettings(redis_url=redis_url, connect_timeout_s=0.5)
+    decode_worker = DecodeWorker(DecodeOptions(checkpoint, MODEL, engine, prefill="never"))
+    settings = GatewaySettings(redis_url=redis_url, connect_timeout_s=0.5, resume_timeout_s=0.5)
     redis = connect(redis_url)
-    view, keys = WorkersView(redis), ApiKeys(redis, None)
-    gateway = Gateway(settings, view, keys, telemetry or off())
+    view, keys, store = WorkersView(redis), ApiKeys(redis, None), SessionStore(redis)
+    gateway = Gateway(settings, view, keys, telemetry or off(), store)
     tokenization = host(TokenizationWorker(TokenizationOptions(checkpoint, MODEL)), redis_url, telemetry)
     decode = host(decode_worker, redis_url, telemetry)
     try:
@@ -54,7 +57,8 @@ async def in_process(
         await view.start()
         await gateway.start()
         await eventually(gateway.ready)
-        yield InProcess(gateway, tokenization, decode, decode_worker, settings, await keys.add(TENANT.tenant_id))
+        api_key = await keys.add(TENANT.tenant_id)
+        yield InProcess(gateway, tokenization, decode, decode_worker, settings, api_key, keys, store)
     finally:
         await gateway.stop()
         await view.stop()

@@ -9,6 +9,8 @@ import torch
 
 from gemline_kernels.backend import Backend
 
+_CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Case:
@@ -37,59 +39,69 @@ class Paged:
     block_table_BP: torch.Tensor
 
 
-def build(case: Case, seed: int = 0) -> Paged:
-    random = torch.Generator().manual_seed(seed)
+def build(case: Case, seed: int = 0, device: torch.device = _CPU) -> Paged:
+    random = torch.Generator(device).manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=random, device=device)
+
     size, longest = case.block_size, max(context for _, context in case.lengths)
     num_pages = -(-longest // size)
     num_blocks = num_pages * len(case.lengths) + 1
-    order = torch.randperm(num_blocks, generator=random)
-    table_BP = torch.full((len(case.lengths), num_pages), -1_000_000)
-    pools = torch.full((2, num_blocks, size, case.num_kv_heads, case.width), float("nan"), dtype=case.dtype)
+    order = torch.randperm(num_blocks, generator=random, device=device)
+    table_BP = torch.full((len(case.lengths), num_pages), -1_000_000, device=device)
+    pool_shape = (2, num_blocks, size, case.num_kv_heads, case.width)
+    pools = torch.full(pool_shape, float("nan"), dtype=case.dtype, device=device)
     dense = []
     for sequence, (num_queries, context) in enumerate(case.lengths):
-        shape = (2, context, case.num_kv_heads, case.width)
-        both = (torch.randn(shape, generator=random) * 4).to(case.dtype)
+        both = (normal(2, context, case.num_kv_heads, case.width) * 4).to(case.dtype)
         first = 0 if case.window is None else max(0, context - num_queries - case.window + 1)
-        for position in range(first, context):
-            block = int(order[sequence * num_pages + position // size])
-            table_BP[sequence, position // size] = block
-            pools[:, block, position % size] = both[:, position]
+        positions = torch.arange(first, context, device=device)
+        pages = positions // size
+        table_BP[sequence, pages] = order[sequence * num_pages + pages]
+        pools[:, table_BP[sequence, pages], positions % size] = both[:, first:]
         dense.append((both[0], both[1]))
     num_rows = sum(num_queries for num_queries, _ in case.lengths)
-    query_THK = torch.randn(num_rows, case.num_heads, case.width, generator=random) * case.query_rms
+    query_THK = normal(num_rows, case.num_heads, case.width) * case.query_rms
     return Paged(query_THK.to(case.dtype), dense, pools[0], pools[1], table_BP)
 
 
 def attend(backend: Backend, case: Case, paged: Paged) -> torch.Tensor:
-    query_start = [0]
-    for num_queries, _ in case.lengths:
-        query_start.append(query_start[-1] + num_queries)
+    query_start, context_len = starts_and_lengths(case)
     return backend.paged_attention(
         paged.query_THK,
         paged.keys_NSGK,
         paged.values_NSGK,
         paged.block_table_BP,
-        torch.tensor(query_start),
-        torch.tensor([context for _, context in case.lengths]),
+        query_start,
+        context_len,
         window=case.window,
         scale=case.scale,
         cap=case.cap,
     )
 
 
+def starts_and_lengths(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
+    """query_start and context_len, on the CPU."""
+    num_queries, contexts = (torch.tensor(numbers) for numbers in zip(*case.lengths, strict=True))
+    return torch.cat((torch.zeros(1, dtype=torch.int64), num_queries.cumsum(0))), contexts
+
+
 def by_hand(case: Case, paged: Paged) -> torch.Tensor:
-    """In float64, one query and one head at a time."""
-    rows, row = [], 0
+    """In float64, one sequence and one head at a time."""
+    query_THK = paged.query_THK.double()
+    out_THK = torch.empty_like(query_THK)
+    repeats, start = case.num_heads // case.num_kv_heads, 0
     for (num_queries, context), (keys, values) in zip(case.lengths, paged.dense, strict=True):
-        for position in range(context - num_queries, context):
-            first = 0 if case.window is None else max(0, position - case.window + 1)
-            heads = []
-            for head in range(case.num_heads):
-                group = head // (case.num_heads // case.num_kv_heads)
-                seen = slice(first, position + 1)
-                scores = keys[seen, group].double() @ paged.query_THK[row, head].double() * case.scale
-                scores = scores if case.cap is None else case.cap * torch.tanh(scores / case.cap)
-                heads.append(scores.softmax(0) @ values[seen, group].double())
-            rows.append(torch.stack(heads))
-            row += 1
-    return torch.stack(rows)
+        key = torch.arange(context, device=keys.device)
+        position = key[context - num_queries :, None]
+        hidden = key > position
+        if case.window is not None:
+            hidden |= key <= position - case.window
+        for head in range(case.num_heads):
+            scores = query_THK[start : start + num_queries, head] @ keys[:, head // repeats].double().T * case.scale
+            scores = scores if case.cap is None else case.cap * torch.tanh(scores / case.cap)
+            weights = scores.masked_fill(hidden, float("-inf")).softmax(1)
+            out_THK[start : start + num_queries, head] = weights @ values[:, head // repeats].double()
+        start += num_queries
+    return out_THK

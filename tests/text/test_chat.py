@@ -62,8 +62,11 @@ def test_an_empty_system_turn_adds_nothing() -> None:
     [
         ([_SYSTEM], "messages[0] has role 'system': a user message must follow it"),
         ([_SYSTEM, _MODEL], "messages[0] has role 'system': a user message must follow it"),
-        ([_SYSTEM, _SYSTEM, _USER], "messages[1] has role 'system': only the first message may have it"),
-        ([_USER, _SYSTEM], "messages[1] has role 'system': only the first message may have it"),
+        (
+            [_SYSTEM, _SYSTEM, _USER],
+            "messages[1] has role 'system': only a conversation's first may have it",
+        ),
+        ([_USER, _SYSTEM], "messages[1] has role 'system': only a conversation's first may have it"),
         ([_SYSTEM, _USER, _USER], "messages[2] has role 'user': 'assistant' must stand there"),
         ([_SYSTEM, _USER, _MODEL], "messages[2] has role 'assistant': the user must speak last"),
     ],

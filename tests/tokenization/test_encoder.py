@@ -80,3 +80,14 @@ async def test_a_failure_leaves_it_idle(tokenizer: Tokenizer) -> None:
         await encoder.encode_chat([Turn("model", "a" * 10_000)])
     assert encoder.num_running == 0
     await encoder.wait_idle()
+
+
+async def test_turns_that_continue_a_conversation_are_encoded_as_its_rest(tokenizer: Tokenizer) -> None:
+    encoder = Encoder(tokenizer, "prepend", max_text_bytes=20_000)
+    for text in ("hello 字", "hello 字 " * 1_000):
+        turns = [Turn("user", text)]
+        assert await encoder.encode_chat(turns, continues=True) == tokenizer.encode_further(turns)
+    with pytest.raises(InvalidRequest, match="only a conversation's first"):
+        await encoder.encode_chat([Turn("system", "be kind"), *turns], continues=True)
+    with pytest.raises(RequestTooLarge):
+        await encoder.encode_chat([Turn("user", "a" * 20_001)], continues=True)

@@ -74,6 +74,13 @@ async def test_it_encodes_a_conversation(served: Served, tiny_checkpoint: Path) 
     assert list(answer.token_ids) == Tokenizer.load(tiny_checkpoint).encode_chat(turns)
 
 
+async def test_it_encodes_turns_that_continue_a_conversation(served: Served, tiny_checkpoint: Path) -> None:
+    request = EncodeRequest(epoch=served.record.epoch, turns=[Turn(role="user", content="and then?")], continues=True)
+    answer = await served.stub.Encode(request)
+    expected = Tokenizer.load(tiny_checkpoint).encode_further([chat.Turn("user", "and then?")])
+    assert list(answer.token_ids) == expected
+
+
 async def test_many_calls_at_once_get_each_its_own_answer(served: Served, tiny_checkpoint: Path) -> None:
     tokenizer = Tokenizer.load(tiny_checkpoint)
     texts = [f"question {index} " * (index * 40 + 1) for index in range(40)]

@@ -1,28 +1,40 @@
 """A stream of frames: exactly the needed positions travel, and nothing counts before all of them came."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemline.transfer.frames import KvFrame, KvRange, TransferError, encode_kv
+from gemline.internal.v1.prefill_pb2 import PrefillEnd
+from gemline.transfer.frames import KvHeader, KvRange, TransferError
 from gemline.transfer.receive import FrameReader
-from gemline.transfer.send import FrameWriter, ranges_of_chunk
+from gemline.transfer.send import ranges_of_chunk
 
 TOKEN_BYTES = 8
 NEEDED = [range(6, 10), range(0, 10)]  # a local layer with a window of 5, then a global one
 
 
-def payload_of(kv: KvRange) -> bytes:
-    return bytes((kv.layer * 100 + position) % 256 for position in range(kv.start, kv.stop) for _ in range(TOKEN_BYTES))
+def header_of(kv: KvRange, num_bytes: int | None = None) -> KvHeader:
+    size = (kv.stop - kv.start) * TOKEN_BYTES if num_bytes is None else num_bytes
+    return KvHeader(layer=kv.layer, start=kv.start, stop=kv.stop, num_bytes=size)
 
 
-def frames_of(needed: list[range], chunks: list[int], max_bytes: int = 1 << 20) -> list[bytes]:
-    writer, frames, start = FrameWriter(), [], 0
+def stream_of(needed: list[range], chunks: list[int], max_bytes: int = 1 << 20) -> list[KvHeader | PrefillEnd]:
+    headers: list[KvHeader] = []
+    start = 0
     for stop in chunks:
-        ranges = ranges_of_chunk(needed, start, stop, TOKEN_BYTES, max_bytes)
-        frames += [writer.kv(kv, payload_of(kv)) for kv in ranges]
+        headers += map(header_of, ranges_of_chunk(needed, start, stop, TOKEN_BYTES, max_bytes))
         start = stop
-    return [*frames, writer.end(token_id=42, logprobs=None)]
+    end = PrefillEnd(token_id=42, num_frames=len(headers), num_bytes=sum(header.num_bytes for header in headers))
+    return [*headers, end]
+
+
+def read(reader: FrameReader, frame: KvHeader | PrefillEnd) -> KvRange | None:
+    if isinstance(frame, KvHeader):
+        return reader.accept(frame)
+    reader.finish(frame)
+    return None
 
 
 @st.composite
@@ -41,12 +53,11 @@ def test_every_needed_position_travels_exactly_once(transfer: tuple[list[range],
     reader = FrameReader(needed, TOKEN_BYTES)
     seen: list[list[int]] = [[] for _ in needed]
 
-    for data in frames_of(needed, chunks, max_bytes):
-        frame = reader.read(data)
-        if frame is not None:
-            seen[frame.range.layer] += range(frame.range.start, frame.range.stop)
-            assert bytes(frame.payload) == payload_of(frame.range)
-            assert frame.payload.nbytes <= max(max_bytes, TOKEN_BYTES)
+    for frame in stream_of(needed, chunks, max_bytes):
+        assert reader.is_complete or isinstance(frame, KvHeader)
+        if (kv := read(reader, frame)) is not None:
+            seen[kv.layer] += range(kv.start, kv.stop)
+            assert (kv.stop - kv.start) * TOKEN_BYTES <= max(max_bytes, TOKEN_BYTES)
 
     assert seen == [list(wanted) for wanted in needed]
     assert reader.end is not None
@@ -60,40 +71,47 @@ def test_a_local_layer_sends_only_its_last_window() -> None:
     assert chunks == [[KvRange(1, 0, 5)], [KvRange(0, 6, 10), KvRange(1, 5, 10)]]
 
 
+def test_a_chunk_is_sent_layer_by_layer() -> None:
+    layers = [kv.layer for kv in ranges_of_chunk([range(100)] * 5, 10, 90, TOKEN_BYTES, max_bytes=100)]
+
+    assert layers == sorted(layers)
+
+
 @given(transfers(), st.data())
 def test_a_stream_without_one_of_its_frames_is_refused(
     transfer: tuple[list[range], list[int], int], data: st.DataObject
 ) -> None:
     needed, chunks, max_bytes = transfer
-    frames = frames_of(needed, chunks, max_bytes)
+    frames = stream_of(needed, chunks, max_bytes)
     del frames[data.draw(st.integers(0, len(frames) - 1))]
     reader = FrameReader(needed, TOKEN_BYTES)
 
     try:
         for frame in frames:
-            reader.read(frame)
+            read(reader, frame)
     except TransferError:
         pass
     assert reader.end is None
 
 
-def test_a_frame_that_comes_twice_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda frames: [frames[0], *frames], "is missing"),
+        (lambda frames: [*frames, frames[0]], "after the end frame"),
+        (lambda frames: [*frames, frames[-1]], "second end frame"),
+        (lambda frames: [*frames[:-1], PrefillEnd(token_id=42)], "0 of 0 were sent"),
+    ],
+    ids=["twice", "after the end", "two ends", "another count"],
+)
+def test_a_stream_that_is_not_just_what_was_sent_is_refused(
+    spoil: Callable[[list[KvHeader | PrefillEnd]], list[KvHeader | PrefillEnd]], message: str
+) -> None:
     reader = FrameReader(NEEDED, TOKEN_BYTES)
-    first = frames_of(NEEDED, [10])[0]
-    reader.read(first)
 
-    with pytest.raises(TransferError, match="is missing"):
-        reader.read(first)
-
-
-def test_a_frame_after_the_end_is_refused() -> None:
-    reader = FrameReader(NEEDED, TOKEN_BYTES)
-    frames = frames_of(NEEDED, [10])
-    for frame in frames:
-        reader.read(frame)
-
-    with pytest.raises(TransferError, match="follows the end"):
-        reader.read(frames[-1])
+    with pytest.raises(TransferError, match=message):
+        for frame in spoil(stream_of(NEEDED, [10])):
+            read(reader, frame)
 
 
 @pytest.mark.parametrize(
@@ -103,21 +121,11 @@ def test_a_frame_after_the_end_is_refused() -> None:
         (KvRange(0, 6, 11), 40, "came where"),
         (KvRange(0, 5, 7), 16, "came where"),
         (KvRange(1, 0, 2), 15, "15 bytes came, expected 16"),
+        (KvRange(1, 4, 4), 0, r"\[4, 4\) is empty"),
     ],
 )
 def test_a_range_that_was_not_asked_for_is_refused(kv: KvRange, size: int, message: str) -> None:
     reader = FrameReader(NEEDED, TOKEN_BYTES)
 
     with pytest.raises(TransferError, match=message):
-        reader.read(encode_kv(kv, bytes(size)))
-
-
-def test_an_end_that_counts_other_frames_is_refused() -> None:
-    frames = frames_of(NEEDED, [10])
-    reader = FrameReader(NEEDED, TOKEN_BYTES)
-    for frame in frames[:-1]:
-        assert isinstance(reader.read(frame), KvFrame)
-
-    with pytest.raises(TransferError, match="were sent"):
-        reader.read(FrameWriter().end(token_id=42, logprobs=None))
-    assert reader.end is None
+        reader.accept(header_of(kv, size))

@@ -5,10 +5,11 @@ import torch
 from gemline_kernels import onednn
 from gemline_kernels.backend import Embedding, Gated, Linear, Quantization
 from gemline_kernels.cpu.packed import Packed
+from gemline_kernels.quantize import on_cpu
 
 
 def linear(weight_ND: torch.Tensor, bias_N: torch.Tensor | None, quantization: Quantization) -> Linear:
-    """`reference.linear`, packed. Raises ValueError when the weight is to be quantised and is not finite."""
+    """`reference.linear`, packed. Raises ValueError on fp8, and when a weight to be quantised is not finite."""
     if _is_float(weight_ND, quantization):
         return onednn.linear(weight_ND, bias_N, quantization)
     return PackedLinear(Packed(weight_ND, quantization, bias_N=bias_N))
@@ -29,7 +30,8 @@ def embedding(weight_VD: torch.Tensor, quantization: Quantization) -> Embedding:
 
 
 def _is_float(weight: torch.Tensor, quantization: Quantization) -> bool:
-    return quantization == "none" and weight.dtype != torch.bfloat16
+    """Whether it is oneDNN's. Raises ValueError on fp8."""
+    return on_cpu(quantization) == "none" and weight.dtype != torch.bfloat16
 
 
 class PackedLinear:

@@ -21,6 +21,7 @@ _ITEM_BLOCK = 32
 _PROGRAMS_PER_PROCESSOR = 4
 DECODE_OPTIONS = {"num_warps": 4}
 PREFILL_OPTIONS = {"num_warps": 8}
+COMBINED_ITEMS = 16  # loaded at a time
 
 
 class Shape(NamedTuple):
@@ -96,6 +97,9 @@ class Sequences:
         num_new = (query_start[1:] - query_start[:-1]).tolist()
         step = max(1, _PREFILL_ROWS // repeats)
         items = [(b, token) for b, count in enumerate(num_new) if count > 1 for token in range(0, count, step)]
+        # The longest first: programs that end late would otherwise begin last.
+        before = (context_len - query_start[1:] + query_start[:-1]).tolist()
+        items.sort(key=lambda item: -before[item[0]] - item[1])
         decodes = torch.tensor([count == 1 for count in num_new], dtype=torch.bool)
         return cls(
             query_start.to(device, torch.int32),
@@ -187,6 +191,7 @@ def decode(
         out_THK,
         HEADS=shape.num_heads,
         WIDTH=shape.width,
+        ITEMS=COMBINED_ITEMS,
     )
 
 

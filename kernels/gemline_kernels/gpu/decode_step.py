@@ -5,29 +5,18 @@ moves on by one position, so that the next step finds all it needs on the device
 in the tables before. A row of length 0 is padding: it writes nothing and is given token 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import torch
 
-from gemline_kernels.backend import Embedding
 from gemline_kernels.gpu import backend
 from gemline_kernels.gpu.attention import Sequences, StepAttention, num_decode_items, plan_decode
 from gemline_kernels.gpu.layers import TritonLayers
+from gemline_kernels.gpu.linear import begin
 from gemline_kernels.gpu.sampling import Choices, sample
 from gemline_kernels.gpu.support import MAX_CAP, is_max_free
-from gemline_kernels.layers import Attend, Context, KeysValues, Stack
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """A model, packed by the backend `gemline_kernels.gpu.backend`."""
-
-    embedding: Embedding
-    embedding_scale: float
-    stack: Stack
-    head: Embedding
-    final_cap: float | None
+from gemline_kernels.layers import Attend, Context, KeysValues, Weights
 
 
 class Buffers:
@@ -49,7 +38,7 @@ class Buffers:
             seed=zeros(torch.int64),
             position=zeros(torch.int64),  # of the token to be chosen: the length
         )
-        self.failed_B = zeros(torch.bool)  # whether a row's logits were not finite in any step
+        self.answers_B = zeros(torch.int32)  # of the last step: tokens, -1 where logits were not finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,66 +48,85 @@ class _GraphLayers(TritonLayers):
     sequences: Sequences
     num_items: int
 
-    def attend(self, context: Context, window: int | None, keys_NSGK: torch.Tensor) -> Attend:
-        plan = plan_decode(self.sequences.decode_len, self.num_items, keys_NSGK.shape[1], window)
-        return StepAttention(self.sequences, plan, context.block_table_BP, window, self.stack.scale, self.cap)
+    def attends(
+        self, context: Context, windows: Set[int | None], keys_NSGK: torch.Tensor
+    ) -> Mapping[int | None, Attend]:
+        attends: dict[int | None, Attend] = {}
+        for window in windows:
+            plan = plan_decode(self.sequences.decode_len, self.num_items, keys_NSGK.shape[1], window)
+            table_BP = context.table_BP(window)
+            attends[window] = StepAttention(self.sequences, plan, table_BP, window, self.stack.scale, self.cap)
+        return attends
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """The rows' tokens, as `Step` says."""
+
+    positions_T: torch.Tensor
+    global_slots_T: torch.Tensor
+    local_slots_T: torch.Tensor
+    global_table_BP: torch.Tensor
+    local_table_BP: torch.Tensor
+    query_start: torch.Tensor
+    context_len: torch.Tensor
+    sample_rows: torch.Tensor
 
 
 class DecodeStep:
-    """The step of the first `num_rows` rows of the buffers: a `Step` of their tokens, and a call that computes it.
-
-    Raises ValueError for a stack whose attention needs a running maximum.
-    """
+    """The step of the first `num_rows` rows of the buffers. Raises ValueError for attention that needs a maximum."""
 
     def __init__(self, weights: Weights, pools: Sequence[KeysValues], buffers: Buffers, num_rows: int) -> None:
         self._weights, self._pools = weights, pools
         self._token_ids_B, self._lengths_B = buffers.token_ids_B[:num_rows], buffers.lengths_B[:num_rows]
-        self._failed_B = buffers.failed_B[:num_rows]
+        self._answers_B = buffers.answers_B[:num_rows]
         self._choices = Choices(*(getattr(buffers.choices, name)[:num_rows] for name in Choices.__dataclass_fields__))
-        self.global_table_BP = buffers.global_table_BP[:num_rows]
-        self.local_table_BP = buffers.local_table_BP[:num_rows]
+        self._global_table_BP = buffers.global_table_BP[:num_rows]
+        self._local_table_BP = buffers.local_table_BP[:num_rows]
         device = self._lengths_B.device
-        self.query_start = torch.arange(num_rows + 1, dtype=torch.int32, device=device)
-        self.context_len = self._lengths_B
-        self.sample_rows = torch.arange(num_rows, device=device)
+        self._query_start = torch.arange(num_rows + 1, dtype=torch.int32, device=device)
+        self._rows = torch.arange(num_rows, device=device)
         no_items = torch.empty((0, 2), dtype=torch.int32, device=device)
-        sequences = Sequences(self.query_start, self._lengths_B, self._lengths_B, no_items, num_rows)
+        sequences = Sequences(self._query_start, self._lengths_B, self._lengths_B, no_items, num_rows)
         num_items = num_decode_items(num_rows, weights.stack.num_groups, device)
         cap = weights.stack.cap
         if cap is None or not is_max_free(cap):
             raise ValueError(f"a step in one piece needs scores under a cap of at most {MAX_CAP:g}, not {cap}")
         self._layers = _GraphLayers(backend, weights.stack, cap, sequences, num_items)
 
-    @property
-    def positions_T(self) -> torch.Tensor:
-        """Of the new tokens."""
-        return (self._lengths_B - 1).clamp(min=0).long()
-
-    @property
-    def global_slots_T(self) -> torch.Tensor:
-        """-1 for padding."""
-        return self._slots(self.global_table_BP)
-
-    @property
-    def local_slots_T(self) -> torch.Tensor:
-        """-1 for padding."""
-        return self._slots(self.local_table_BP)
-
     def __call__(self, *, truncates: bool) -> None:
-        """Computes the rows' tokens and chooses the next ones. `truncates`: some row has a top_k or a top_p."""
+        """Computes the rows' tokens and chooses the next ones. `truncates`: some row has a top_k or a top_p.
+
+        A row whose logits are not finite goes on with token 0: it is the host's to take it out.
+        """
         weights = self._weights
-        residual_TD = weights.embedding.rows(self._token_ids_B, weights.embedding_scale)
-        normed_BD = self._layers(residual_TD, self, self._pools)
-        token_ids_B = sample(weights.head.logits(normed_BD, weights.final_cap), self._choices, truncates=truncates)
+        stack = weights.stack
+        begun = begin(weights.embedding, self._token_ids_B, weights.embedding_scale, stack.first_norm_D, stack.eps)
+        normed_BD = self._layers.run(begun, self._step(), self._pools)
+        answers_B = sample(weights.head.logits(normed_BD, weights.final_cap), self._choices, truncates=truncates)
         is_row = self._lengths_B > 0
-        self._failed_B.logical_or_((token_ids_B < 0) & is_row)
-        self._token_ids_B.copy_(token_ids_B.clamp(min=0) * is_row)
+        self._answers_B.copy_(answers_B)
+        self._token_ids_B.copy_(answers_B.clamp(min=0) * is_row)
         self._lengths_B.add_(is_row)
         self._choices.position.add_(is_row)
 
-    def _slots(self, table_BP: torch.Tensor) -> torch.Tensor:
+    def _step(self) -> _Step:
+        """Once for all layers."""
+        positions_T = (self._lengths_B - 1).clamp(min=0).long()
+        return _Step(
+            positions_T,
+            self._slots(self._global_table_BP, positions_T),
+            self._slots(self._local_table_BP, positions_T),
+            self._global_table_BP,
+            self._local_table_BP,
+            self._query_start,
+            self._lengths_B,
+            self._rows,
+        )
+
+    def _slots(self, table_BP: torch.Tensor, positions_T: torch.Tensor) -> torch.Tensor:
+        """-1 for padding."""
         block_size = self._pools[0].keys.shape[1]
-        positions_T = self.positions_T
         blocks_T = table_BP.gather(1, positions_T[:, None] // block_size).squeeze(1).long()
         return torch.where(self._lengths_B > 0, blocks_T * block_size + positions_T % block_size, -1)
 

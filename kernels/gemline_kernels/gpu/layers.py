@@ -1,5 +1,6 @@
-"""All layers of a step on a GPU: attention is planned once for all layers with the same window."""
+"""All layers of a step on a GPU: who attends to what is planned once for all layers with the same window."""
 
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +15,16 @@ class TritonLayers(PlainLayers):
 
     cap: float
 
-    def attend(self, context: Context, window: int | None, keys_NSGK: torch.Tensor) -> Attend:
-        """Who attends to what, planned."""
+    def attends(
+        self, context: Context, windows: Set[int | None], keys_NSGK: torch.Tensor
+    ) -> Mapping[int | None, Attend]:
+        """Planned on the device."""
         stack = self.stack
-        device = keys_NSGK.device
-        sequences = Sequences.of(context.query_start, context.context_len, stack.num_heads // stack.num_groups, device)
-        return StepAttention.of(
-            sequences, context.block_table_BP, keys_NSGK, window=window, scale=stack.scale, cap=self.cap
-        )
+        repeats = stack.num_heads // stack.num_groups
+        sequences = Sequences.of(context.query_start, context.context_len, repeats, keys_NSGK.device)
+        return {
+            window: StepAttention.of(
+                sequences, context.table_BP(window), keys_NSGK, window=window, scale=stack.scale, cap=self.cap
+            )
+            for window in windows
+        }

@@ -10,12 +10,12 @@ import torch
 import triton
 from torch.nn import functional
 
-from gemline_kernels.backend import Embedding, Gated, Linear, Quantization
+from gemline_kernels.backend import Embedding, Gated, Linear, Normed, Quantization
 from gemline_kernels.gpu.device import linear as device
+from gemline_kernels.gpu.pointwise import embed, rms_norm, softcap
 from gemline_kernels.gpu.pointwise import geglu as geglu_
 from gemline_kernels.gpu.support import num_processors
-from gemline_kernels.quantize import GROUP, Int4Groups, Int8Rows, quantize_int4, quantize_int8
-from gemline_kernels.reference_attention import softcap
+from gemline_kernels.quantize import GROUP, Fp8Rows, Int4Groups, Int8Rows, quantize_fp8, quantize_int4, quantize_int8
 from gemline_kernels.reference_linear import geglu
 
 _FEW_ROWS = 64
@@ -43,10 +43,20 @@ def gated(gate_FD: torch.Tensor, up_FD: torch.Tensor, activation: str, quantizat
 
 
 def embedding(weight_VD: torch.Tensor, quantization: Quantization) -> Embedding:
-    """`reference.embedding`, never coarser than int8. Raises ValueError as `linear` does."""
+    """`reference.embedding`: int8 with any quantization. Raises ValueError as `linear` does."""
     if quantization == "none":
         return _PlainEmbedding(weight_VD.contiguous())
     return _QuantizedEmbedding(quantize_int8(weight_VD), weight_VD.dtype)
+
+
+def begin(
+    embedding: Embedding, token_ids_T: torch.Tensor, scale: float, first_norm_D: torch.Tensor, eps: float
+) -> Normed:
+    """A step's first rows, times scale, and the same normed; in one go where the embedding is not quantised."""
+    if isinstance(embedding, _PlainEmbedding):
+        return embed(token_ids_T, embedding.weight_VD, first_norm_D, scale, eps)
+    rows_TD = embedding.rows(token_ids_T, scale)
+    return Normed(rows_TD, rms_norm(rows_TD, first_norm_D, eps))
 
 
 class _Nibbles(NamedTuple):
@@ -67,12 +77,15 @@ class _Nibbles(NamedTuple):
         return Int4Groups(groups[:, : self.num_inputs], self.scale).dequantized()
 
 
-_Packed = Int8Rows | _Nibbles
+_Packed = Int8Rows | Fp8Rows | _Nibbles
 
 
 def _pack(weight_ND: torch.Tensor, quantization: Quantization) -> _Packed:
-    if quantization == "int8":
-        return quantize_int8(weight_ND)
+    match quantization:
+        case "int8":
+            return quantize_int8(weight_ND)
+        case "fp8":
+            return quantize_fp8(weight_ND)
     groups = quantize_int4(weight_ND)
     num_inputs = weight_ND.shape[1]
     padded = functional.pad(groups.values_NK, (0, -num_inputs % GROUP)).view(len(weight_ND), -1, 2, GROUP // 2)
@@ -174,14 +187,14 @@ class _QuantizedGated:
 
 class _PlainEmbedding:
     def __init__(self, weight_VD: torch.Tensor) -> None:
-        self._weight_VD = weight_VD
+        self.weight_VD = weight_VD
         self.num_bytes = weight_VD.nbytes
 
     def rows(self, token_ids_T: torch.Tensor, scale: float) -> torch.Tensor:
-        return (self._weight_VD[token_ids_T].float() * scale).to(self._weight_VD.dtype)
+        return (self.weight_VD[token_ids_T].float() * scale).to(self.weight_VD.dtype)
 
     def logits(self, x_BD: torch.Tensor, cap: float | None) -> torch.Tensor:
-        return softcap(functional.linear(x_BD, self._weight_VD).float(), cap)
+        return softcap(functional.linear(x_BD, self.weight_VD), cap)
 
 
 class _QuantizedEmbedding:
@@ -195,5 +208,4 @@ class _QuantizedEmbedding:
     def logits(self, x_BD: torch.Tensor, cap: float | None) -> torch.Tensor:
         if len(x_BD) <= _FEW_ROWS:
             return _multiply(self._packed, x_BD, cap=cap, dtype=torch.float32)
-        logits_BV = functional.linear(x_BD, self._packed.dequantized().to(x_BD.dtype))
-        return softcap(logits_BV.float(), cap)
+        return softcap(functional.linear(x_BD, self._packed.dequantized().to(x_BD.dtype)), cap)

@@ -8,6 +8,7 @@ from gemline_kernels.backend import Normed, RopeTable
 from gemline_kernels.gpu.device import pointwise
 
 _GEGLU_COLUMNS = 1024
+_SOFTCAP_COLUMNS = 1024
 _NORM_WARPS = 8
 
 
@@ -19,6 +20,27 @@ def rms_norm(x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Te
         x_TD, weight_D, out_TD, eps, WIDTH=width, COLUMNS=triton.next_power_of_2(width), num_warps=_NORM_WARPS
     )
     return out_TD
+
+
+def embed(
+    token_ids_T: torch.Tensor, weight_VD: torch.Tensor, first_norm_D: torch.Tensor, scale: float, eps: float
+) -> Normed:
+    """The rows times scale, rounded, and the same normed for the first layer."""
+    num_rows, width = len(token_ids_T), weight_VD.shape[1]
+    residual_TD, out_TD = (weight_VD.new_empty((num_rows, width)) for _ in range(2))
+    pointwise.embed[(num_rows,)](
+        token_ids_T,
+        weight_VD,
+        first_norm_D,
+        residual_TD,
+        out_TD,
+        scale,
+        eps,
+        WIDTH=width,
+        COLUMNS=triton.next_power_of_2(width),
+        num_warps=_NORM_WARPS,
+    )
+    return Normed(residual_TD, out_TD)
 
 
 def add_norm(
@@ -75,6 +97,14 @@ def rope_write(
         num_warps=1,
     )
     return query_THK
+
+
+def softcap(x: torch.Tensor, cap: float | None) -> torch.Tensor:
+    """`reference.softcap` of all values, float32."""
+    out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    grid = (triton.cdiv(x.numel(), _SOFTCAP_COLUMNS),)
+    pointwise.softcap[grid](x, out, x.numel(), CAP=cap or 0.0, COLUMNS=_SOFTCAP_COLUMNS)
+    return out
 
 
 def geglu(gate_up_TF: torch.Tensor, activation: str) -> torch.Tensor:

@@ -1,10 +1,13 @@
 """One token for each row of logits, on the device: nothing is read back but the tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import triton
 
+from gemline_kernels.decoding import Choice
 from gemline_kernels.gpu.device import sampling as device
 
 _CHUNK = 4096
@@ -21,6 +24,22 @@ class Choices:
     min_p: torch.Tensor  # float32; 0: all
     seed: torch.Tensor  # int64, the bits of an unsigned one
     position: torch.Tensor  # int64, of the token in its sequence
+
+    @classmethod
+    def of(cls, choices: Sequence[Choice], device: torch.device) -> Self:
+        """From the host's."""
+
+        def column(name: str, dtype: torch.dtype) -> torch.Tensor:
+            return torch.tensor([getattr(choice, name) for choice in choices], dtype=dtype).to(device)
+
+        return cls(
+            temperature=column("temperature", torch.float32),
+            top_k=column("top_k", torch.int32),
+            top_p=column("top_p", torch.float32),
+            min_p=column("min_p", torch.float32),
+            seed=torch.tensor([_signed(choice.seed) for choice in choices]).to(device),
+            position=column("position", torch.int64),
+        )
 
 
 def sample(logits_BV: torch.Tensor, choices: Choices, *, truncates: bool, chunk: int = _CHUNK) -> torch.Tensor:
@@ -66,3 +85,8 @@ def sample(logits_BV: torch.Tensor, choices: Choices, *, truncates: bool, chunk:
         chunk_one, choices.seed, choices.position, out, num_chunks, vocab_size, CHUNK=chunk, CHUNKS=chunks,
     )  # fmt: skip
     return out
+
+
+def _signed(number: int) -> int:
+    """The same 64 bits."""
+    return number - 2**64 if number >= 2**63 else number

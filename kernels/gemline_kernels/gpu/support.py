@@ -25,7 +25,8 @@ def check_device(device: torch.device) -> None:
     if capability < MIN_CAPABILITY:
         raise ValueError(
             f"{torch.cuda.get_device_name(device)} has compute capability {_dotted(capability)};"
-            f" the kernels need {_dotted(MIN_CAPABILITY)} (Hopper: H100, H200) or newer"
+            f" the kernels need {_dotted(MIN_CAPABILITY)} (Hopper: H100, H200) or newer; with an empty"
+            " CUDA_VISIBLE_DEVICES the CPU computes"
         )
 
 

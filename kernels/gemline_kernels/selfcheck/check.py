@@ -22,8 +22,9 @@ def check(
 ) -> None:
     """Compares every operation with float64 on small inputs, with the constants of the model that is to be served.
 
-    Takes under half a second. Raises SelfCheckFailedError, which names the operation, the case, the error and its
-    bound.
+    What the backend is given lies on its device; what is exact is computed on the CPU. Takes under half a second, and
+    what it takes to compile kernels. Raises SelfCheckFailedError, which names the operation, the case, the error and
+    its bound.
     """
     check_pointwise(backend, dtype, head_dim)
     check_attention(backend, dtype, scale=scale, cap=cap, window=window, head_dim=head_dim)

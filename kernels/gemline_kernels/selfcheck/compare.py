@@ -15,11 +15,15 @@ def rounding(dtype: torch.dtype) -> float:
 def compare(
     operation: str, case: str, actual: torch.Tensor, expected: torch.Tensor, bound: torch.Tensor | float
 ) -> None:
-    """Raises SelfCheckFailedError unless each element of `actual` is within `bound` of the float64 `expected`."""
+    """Raises SelfCheckFailedError unless each element of `actual` is within `bound` of the float64 `expected`.
+
+    `actual` may be on any device; the others are on the CPU.
+    """
     if actual.shape != expected.shape:
         raise SelfCheckFailedError(f"{operation}, {case}: shape {tuple(actual.shape)}, not {tuple(expected.shape)}")
     if actual.numel() == 0:
         return
+    actual = actual.cpu()
     error = (actual.double() - expected).abs()
     excess = error - bound
     worst = int(excess.nan_to_num(nan=torch.inf).argmax())

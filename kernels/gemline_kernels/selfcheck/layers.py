@@ -11,8 +11,9 @@ from gemline_kernels.selfcheck.compare import compare
 
 _WIDTH, _INNER = 80, 96
 _HEADS, _GROUPS = 4, 2
-_BLOCK_SIZE, _WINDOW = 4, 5
-_LENGTHS = ((1, 11), (7, 9), (1, 1), (3, 3))
+_BLOCK_SIZE, _WINDOW = 16, 21
+_LENGTHS = ((1, 43), (7, 35), (1, 1), (3, 3))
+_LONGEST = 43
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +33,32 @@ class _Step:
 def check_layers(
     backend: Backend, dtype: torch.dtype, quantization: Quantization, *, scale: float, cap: float | None, head_dim: int
 ) -> None:
-    """To the bit, with all rows wanted, with the last of each sequence, and with none. Nothing where there is no go."""
+    """To the bit, with all rows wanted, with the last of each sequence, and with none.
+
+    Nothing where the backend's layers are `PlainLayers` itself.
+    """
     random = torch.Generator().manual_seed(0)
     stack = _make_stack(backend, dtype, quantization, scale, cap, head_dim, random)
     layers, plain = backend.layers(stack), PlainLayers(backend, stack)
-    if isinstance(layers, PlainLayers):
+    if type(layers) is PlainLayers:
         return
     num_rows = sum(rows for rows, _ in _LENGTHS)
     last_rows = torch.tensor([rows for rows, _ in _LENGTHS]).cumsum(0) - 1
-    residual_TD = torch.randn((num_rows, _WIDTH), generator=random).to(dtype)
+    residual_TD = torch.randn((num_rows, _WIDTH), generator=random).to(backend.device, dtype)
     for sample_rows in (torch.arange(num_rows), last_rows, last_rows[:0]):
-        step = _make_step(sample_rows)
+        step = _make_step(sample_rows, backend.device)
         shape = (2, int(step.global_table_BP.max()) + 1, _BLOCK_SIZE, _GROUPS, head_dim)
-        pools = [[KeysValues(*torch.zeros(shape, dtype=dtype)) for _ in stack.layers] for _ in range(2)]
+        before = torch.randn(shape, generator=random).to(backend.device, dtype)
+        pools = [[KeysValues(*before.clone()) for _ in stack.layers] for _ in range(2)]
         case = f"{quantization}, {len(sample_rows)} of {num_rows} rows"
-        compare("layers", case, layers(residual_TD, step, pools[0]), plain(residual_TD, step, pools[1]).double(), 0.0)
+        _compare(case, layers(residual_TD, step, pools[0]), plain(residual_TD, step, pools[1]))
         for at_once, one_by_one in zip(*pools, strict=True):
-            compare("layers", case + ", keys", at_once.keys, one_by_one.keys.double(), 0.0)
-            compare("layers", case + ", values", at_once.values, one_by_one.values.double(), 0.0)
+            _compare(case + ", keys", at_once.keys, one_by_one.keys)
+            _compare(case + ", values", at_once.values, one_by_one.values)
+
+
+def _compare(case: str, at_once: torch.Tensor, one_by_one: torch.Tensor) -> None:
+    compare("layers", case, at_once, one_by_one.cpu().double(), 0.0)
 
 
 def _make_stack(
@@ -63,10 +72,10 @@ def _make_stack(
 ) -> Stack:
     def weight(num_outputs: int, num_inputs: int) -> torch.Tensor:
         values = torch.randn((num_outputs, num_inputs), generator=random)
-        return values.div_(float(num_inputs) ** 0.5).to(dtype)
+        return values.div_(float(num_inputs) ** 0.5).to(backend.device, dtype)
 
     def norm() -> torch.Tensor:
-        return (0.3 * torch.randn(_WIDTH, generator=random)).to(dtype)
+        return (0.3 * torch.randn(_WIDTH, generator=random)).to(backend.device, dtype)
 
     def layer(window: int | None) -> LayerWeights:
         return LayerWeights(
@@ -82,11 +91,12 @@ def _make_stack(
         )
 
     layers = (layer(_WINDOW), layer(None))
-    return Stack(layers, norm(), rope_table(16, head_dim, 10000.0), _HEADS, _GROUPS, head_dim, scale, cap, 1e-6)
+    table = rope_table(_LONGEST, head_dim, 10000.0, backend.device)
+    return Stack(layers, norm(), table, _HEADS, _GROUPS, head_dim, scale, cap, 1e-6)
 
 
-def _make_step(sample_rows: torch.Tensor) -> _Step:
-    num_pages = -(-max(context for _, context in _LENGTHS) // _BLOCK_SIZE)
+def _make_step(sample_rows: torch.Tensor, device: torch.device) -> _Step:
+    num_pages = -(-_LONGEST // _BLOCK_SIZE)
     table_BP = torch.arange(len(_LENGTHS) * num_pages).view(len(_LENGTHS), num_pages)
     other_BP = table_BP.flip(0).contiguous()
     rows, context_len = (torch.tensor(numbers) for numbers in zip(*_LENGTHS, strict=True))
@@ -94,12 +104,12 @@ def _make_step(sample_rows: torch.Tensor) -> _Step:
     at = torch.arange(len(_LENGTHS)).repeat_interleave(rows), positions_T // _BLOCK_SIZE
     offsets_T = positions_T % _BLOCK_SIZE
     return _Step(
-        positions_T,
-        table_BP[at] * _BLOCK_SIZE + offsets_T,
-        other_BP[at] * _BLOCK_SIZE + offsets_T,
-        table_BP,
-        other_BP,
+        positions_T.to(device),
+        (table_BP[at] * _BLOCK_SIZE + offsets_T).to(device),
+        (other_BP[at] * _BLOCK_SIZE + offsets_T).to(device),
+        table_BP.to(device),
+        other_BP.to(device),
         torch.cat((torch.zeros(1, dtype=torch.int64), rows.cumsum(0))),
         context_len,
-        sample_rows,
+        sample_rows.to(device),
     )

@@ -8,11 +8,11 @@ step / sqrt(12) * |weight row|. The bound is six of these, beyond the rounding o
 import torch
 
 from gemline_kernels.backend import Backend, Quantization
-from gemline_kernels.quantize import quantize_int4, quantize_int8
+from gemline_kernels.quantize import quantize_fp8, quantize_int4, quantize_int8
 from gemline_kernels.selfcheck.compare import compare, rounding
 
 _NUM_OUTPUTS, _NUM_INPUTS = 83, 330  # multiples of nothing
-_NUM_ROWS = (1, 5, 40)
+_NUM_ROWS = (1, 5, 40, 70)  # kernels for few rows end at some power of two
 _ACTIVATION = "gelu_pytorch_tanh"
 _STEEPEST = 1.13  # the largest slope of gelu
 
@@ -38,6 +38,8 @@ def _exact(weight: torch.Tensor, quantization: Quantization) -> torch.Tensor:
             return quantize_int8(weight).dequantized().double()
         case "int4":
             return quantize_int4(weight).dequantized().double()
+        case "fp8":
+            return quantize_fp8(weight).dequantized().double()
 
 
 def _product_error(x_TD: torch.Tensor, weight: torch.Tensor, quantization: Quantization) -> torch.Tensor:
@@ -53,13 +55,14 @@ def _product_error(x_TD: torch.Tensor, weight: torch.Tensor, quantization: Quant
 def _check_linear(
     backend: Backend, x_TD: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, quantization: Quantization
 ) -> None:
-    exact = _exact(weight, quantization)
+    exact, device = _exact(weight, quantization), backend.device
     error, relative = _product_error(x_TD, exact, quantization), rounding(x_TD.dtype)
     for given in (None, bias):
         products = x_TD.double() @ exact.T
         expected = products if given is None else products + given.double()
         case = f"{quantization}, {len(x_TD)} rows, bias: {given is not None}"
-        actual = backend.linear(weight, given, quantization)(x_TD)
+        packed = backend.linear(weight.to(device), None if given is None else given.to(device), quantization)
+        actual = packed(x_TD.to(device))
         # Products may be rounded before the bias is added.
         compare("linear", case, actual, expected, error + relative * (products.abs() + expected.abs()) + 1e-6)
 
@@ -74,19 +77,21 @@ def _check_gated(
     up_error = _product_error(x_TD, exact_up, quantization) + relative * ups.abs()
     active = torch.nn.functional.gelu(gates, approximate="tanh")
     bound = gate_error * (ups.abs() + up_error) + up_error * active.abs() + relative * (active * ups).abs() + 1e-6
-    actual = backend.gated(gate, up, _ACTIVATION, quantization)(x_TD)
+    device = backend.device
+    actual = backend.gated(gate.to(device), up.to(device), _ACTIVATION, quantization)(x_TD.to(device))
     compare("gated", f"{quantization}, {len(x_TD)} rows", actual, active * ups, bound)
 
 
 def _check_embedding(backend: Backend, x_TD: torch.Tensor, weight: torch.Tensor, quantization: Quantization) -> None:
     exact = _exact(weight, "none" if quantization == "none" else "int8")
-    embedding, relative, scale, cap = backend.embedding(weight, quantization), rounding(x_TD.dtype), 3.25, 2.0
+    device, relative, scale, cap = backend.device, rounding(x_TD.dtype), 3.25, 2.0
+    embedding = backend.embedding(weight.to(device), quantization)
     token_ids = torch.arange(0, _NUM_OUTPUTS, 7)
-    expected = exact[token_ids] * scale
-    compare("embedding", f"{quantization}, rows", embedding.rows(token_ids, scale), expected, relative * expected.abs())
+    rows, expected = embedding.rows(token_ids.to(device), scale), exact[token_ids] * scale
+    compare("embedding", f"{quantization}, rows", rows, expected, relative * expected.abs())
     products = x_TD.double() @ exact.T
     # A head's products may be rounded to the model's dtype before the cap, as the published code's are.
     bound = _product_error(x_TD, exact, quantization) + relative * products.abs() + 1e-6
-    case = f"{quantization}, logits of {len(x_TD)} rows"
-    compare("embedding", case, embedding.logits(x_TD, cap), cap * torch.tanh(products / cap), bound)
-    compare("embedding", case + " without cap", embedding.logits(x_TD, None), products, bound)
+    case, x = f"{quantization}, logits of {len(x_TD)} rows", x_TD.to(device)
+    compare("embedding", case, embedding.logits(x, cap), cap * torch.tanh(products / cap), bound)
+    compare("embedding", case + " without cap", embedding.logits(x, None), products, bound)

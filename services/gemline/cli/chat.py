@@ -12,14 +12,18 @@ from gemline.cli.stdin import read_line
 from gemline.errors import GemlineError
 
 if TYPE_CHECKING:
-    from gemline.cli.conversation import Conversation
-    from gemline.client import Client, Sampling
+    from gemline.cli.talk import Talk
+    from gemline.client import Client
 
 _HELP = "/new starts over, /save FILE keeps the conversation as JSON, /exit leaves; Ctrl-C stops an answer"
 
 
 def chat(
     system: Annotated[str | None, typer.Option(help="system message, where the gateway takes one")] = None,
+    session: Annotated[
+        str | None,
+        typer.Option(metavar="ID|new", help="have the gateway keep the conversation: go on with one, or begin one"),
+    ] = None,
     address: options.Address = None,
     api_key: options.ApiKey = None,
     model: options.ModelName = None,
@@ -34,21 +38,21 @@ def chat(
     stop: options.Stop = None,
 ) -> None:
     """Talk with a model, a line at a time; reads lines from a pipe too."""
-    from gemline.cli.conversation import Conversation
+    from gemline.cli.talk import OwnTalk, SessionTalk
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # some shells start a program with Ctrl-C ignored
     sampling = options.sampling(max_tokens, temperature, top_k, top_p, seed, stop)
     with options.open_client(address, api_key, model, tls, root_certificates, timeout_s) as client:
-        _Chat(client, sampling, Conversation(system), interactive=sys.stdin.isatty()).run()
+        talk = SessionTalk(client, sampling, system, session) if session else OwnTalk(client, sampling, system)
+        _Chat(client, talk, interactive=sys.stdin.isatty()).run()
 
 
 class _Chat:
     """One sitting. A person sees errors and goes on; a pipe stops at the first."""
 
-    def __init__(self, client: "Client", sampling: "Sampling", conversation: "Conversation", *, interactive: bool):
+    def __init__(self, client: "Client", talk: "Talk", *, interactive: bool) -> None:
         self._client = client
-        self._sampling = sampling
-        self._conversation = conversation
+        self._talk = talk
         self._interactive = interactive
 
     def run(self) -> None:
@@ -83,9 +87,9 @@ class _Chat:
 
         match line.split(maxsplit=1):
             case ["/new"]:
-                self._conversation.restart()
+                self._talk.restart()
             case ["/save", path]:
-                self._conversation.save(Path(path).expanduser())
+                self._talk.save(Path(path).expanduser())
                 remark(f"saved to {path}")
             case [command, *_] if command.startswith("/"):
                 remark(_HELP)
@@ -96,7 +100,7 @@ class _Chat:
         from gemline.cli.terminal import Stopwatch, remark, write_answer
 
         stopwatch = Stopwatch()
-        with self._client.chat_stream(self._conversation.asking(question), **self._sampling) as stream:
+        with self._talk.ask(question) as stream:
             try:
                 for piece in stream:
                     stopwatch.saw(piece)
@@ -105,5 +109,5 @@ class _Chat:
                 stream.cancel()
             finally:
                 write_answer("\n" if stream.text else "")
-        self._conversation.keep(question, stream.text)
         remark(stopwatch.summary(stream.usage))
+        self._talk.keep(question, stream)

@@ -14,7 +14,34 @@ def gateway(
     grpc_host: Annotated[str, typer.Option(help="address of the gRPC server")] = "127.0.0.1",
     grpc_port: Annotated[int, typer.Option(help="0: any free one")] = 50051,
     body_limit_bytes: Annotated[int, typer.Option(help="largest request accepted")] = 4 * 1024 * 1024,
+    resume_timeout_s: Annotated[
+        float,
+        typer.Option(
+            envvar="GEMLINE_RESUME_TIMEOUT_S",
+            help="most seconds that an answer whose worker has gone waits for another",
+        ),
+    ] = 10.0,
+    silence_timeout_s: Annotated[
+        float, typer.Option(help="seconds without a step after which a worker that owes tokens is given up")
+    ] = 30.0,
+    quarantine_s: Annotated[float, typer.Option(help="seconds for which a prompt that workers died of is refused")] = (
+        300.0
+    ),
     drain_timeout_s: Annotated[float, typer.Option(help="most seconds to finish running answers")] = 30.0,
+    session_key: Annotated[
+        str,
+        typer.Option(
+            envvar="GEMLINE_SESSION_KEY",
+            help="encrypts what sessions hold: 32 bytes in base64; more, with commas, to read what they encrypted",
+            show_default=False,
+        ),
+    ] = "",
+    session_secret: Annotated[
+        str,
+        typer.Option(
+            envvar="GEMLINE_SESSION_SECRET", help="goes into the names of sessions in Redis", show_default=False
+        ),
+    ] = "",
     ready_file: Annotated[Path | None, typer.Option(help="written, as JSON, once requests can be answered")] = None,
 ) -> None:
     """Run the gateway until SIGTERM: HTTP (OpenAI's API) and gRPC in, token streams out."""

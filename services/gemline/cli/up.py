@@ -44,8 +44,10 @@ def up(
     ] = None,
     served_model_name: Annotated[str | None, typer.Option(help="default: the model's own name")] = None,
     kv_blocks: Annotated[int | None, typer.Option(help="KV blocks of each engine; default: from memory")] = None,
-    max_running: Annotated[int, typer.Option(help="most sequences that run at once on a worker")] = 64,
-    max_batch_tokens: Annotated[int, typer.Option(help="most tokens in one engine step")] = 512,
+    max_running: Annotated[
+        int, typer.Option(help="most sequences that run at once on a worker; 0: what suits the device")
+    ] = 0,
+    max_batch_tokens: Annotated[int, typer.Option(help="most tokens in one engine step; 0: what suits the device")] = 0,
     prefix_cache: Annotated[bool, typer.Option(help="keep KV blocks for prompts that begin alike")] = True,
     threads: Annotated[
         int | None, typer.Option(help="torch threads of each engine; default: the cores, shared")

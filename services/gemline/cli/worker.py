@@ -21,12 +21,15 @@ def worker(
         Literal["none", "int8", "int4"], typer.Option(help="of the weights, while they are loaded")
     ] = "none",
     kv_blocks: Annotated[int | None, typer.Option(help="KV blocks of the global pool; default: from memory")] = None,
-    block_size: Annotated[int, typer.Option(help="tokens in a KV block")] = 16,
-    max_batch_tokens: Annotated[int, typer.Option(help="most tokens in one engine step")] = 512,
-    max_running: Annotated[int, typer.Option(help="most sequences that run at once")] = 64,
+    block_size: Annotated[int, typer.Option(help="tokens in a KV block; 0: what suits the device")] = 0,
+    max_batch_tokens: Annotated[int, typer.Option(help="most tokens in one engine step; 0: what suits the device")] = 0,
+    gpu_share: Annotated[float, typer.Option(help="of a GPU's memory, above 0 and at most 1")] = 1.0,
+    max_running: Annotated[int, typer.Option(help="most sequences that run at once; 0: what suits the device")] = 0,
     prefix_cache: Annotated[bool, typer.Option(help="keep KV blocks for prompts that begin alike")] = True,
     threads: Annotated[int | None, typer.Option(help="torch threads of the engine")] = None,
-    prefill: Annotated[Literal["remote", "local"], typer.Option(help="where a decode worker prefills")] = "remote",
+    prefill: Annotated[
+        Literal["auto", "always", "never"], typer.Option(help="whether a decode worker has prompts prefilled elsewhere")
+    ] = "auto",
     system_prompt: Annotated[
         Literal["refuse", "prepend"], typer.Option(help="what a tokenization worker does with system messages")
     ] = "refuse",

@@ -9,15 +9,22 @@
                 print(piece.text, end="", flush=True)
         print(stream.usage, stream.finish_reason, stream.request_id)
 
+A conversation that the gateway keeps takes each time what is new alone:
+
+    session = client.sessions.create(ttl_s=3600)
+    print(session.chat("Hello").text, session.chat("And then?").text)
+
 `AsyncClient` is the same with `await`, `async with` and `async for`.
 """
 
 from gemline import errors
 from gemline.client.aio import AsyncClient
+from gemline.client.aio_sessions import AsyncSession
 from gemline.client.aio_stream import AsyncStream
 from gemline.client.options import Keepalive, Tls
 from gemline.client.retry import RetryPolicy
 from gemline.client.sync import Client
+from gemline.client.sync_sessions import Session
 from gemline.client.sync_stream import Stream
 from gemline.client.types import (
     Completion,
@@ -26,12 +33,14 @@ from gemline.client.types import (
     Piece,
     PositionLogprobs,
     Sampling,
+    SessionInfo,
     TokenLogprob,
     Usage,
 )
 
 __all__ = [
     "AsyncClient",
+    "AsyncSession",
     "AsyncStream",
     "Client",
     "Completion",
@@ -42,6 +51,8 @@ __all__ = [
     "PositionLogprobs",
     "RetryPolicy",
     "Sampling",
+    "Session",
+    "SessionInfo",
     "Stream",
     "Tls",
     "TokenLogprob",

@@ -1,24 +1,21 @@
 """The client for asyncio programs."""
 
-import asyncio
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
-import grpc
 from grpc import aio
 
 from gemline.client import requests, responses
-from gemline.client.aio_stream import AsyncCall, AsyncStream, is_task_canceled
+from gemline.client.aio_caller import AsyncCaller
+from gemline.client.aio_sessions import AsyncSessions
+from gemline.client.aio_stream import AsyncCall, AsyncStream
 from gemline.client.options import Keepalive, Tls
 from gemline.client.retry import RetryPolicy, Tries
-from gemline.client.target import CLOSED, DEFAULT_TIMEOUT_S, Target
+from gemline.client.target import DEFAULT_TIMEOUT_S, Target
 from gemline.client.types import Completion, Messages, Model, Sampling
-from gemline.errors import Unavailable
 from gemline.v1 import inference_pb2 as pb
-from gemline.v1 import inference_pb2_grpc as rpc
 
 Named = TypeVar("Named", bound=requests.Named)
-Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 
@@ -42,15 +39,20 @@ class AsyncClient:
         keepalive: Keepalive | None = None,
     ) -> None:
         self._target = Target.of(address, api_key, model, timeout_s, retry, tls, keepalive)
-        self._opened: tuple[aio.Channel, rpc.InferenceAsyncStub] | None = None
-        self._closed = False
+        self._caller = AsyncCaller(self._target)
+        self._sessions = AsyncSessions(self._caller)
+
+    @property
+    def sessions(self) -> AsyncSessions:
+        """Conversations that the gateway keeps."""
+        return self._sessions
 
     async def generate(
         self, prompt: str, *, model: str | None = None, timeout_s: float | None = None, **sampling: Unpack[Sampling]
     ) -> Completion:
         """Continue raw text, Gemma's control tokens recognised."""
         request = requests.generate(pb.GenerateRequest, model or self._target.model, prompt, sampling)
-        response = await self._call(self._stub.Generate, request, timeout_s)
+        response = await self._call(self._caller.inference.Generate, request, timeout_s)
         return responses.completion(response)
 
     def generate_stream(
@@ -61,7 +63,9 @@ class AsyncClient:
 
         async def open_call(tries: Tries) -> AsyncCall:
             named = await self._with_model(request, tries)
-            return self._stub.GenerateStream(named, timeout=tries.remaining_s(), metadata=self._target.metadata)
+            return self._caller.inference.GenerateStream(
+                named, timeout=tries.remaining_s(), metadata=self._target.metadata
+            )
 
         return AsyncStream(open_call, self._target.tries(timeout_s))
 
@@ -75,7 +79,7 @@ class AsyncClient:
     ) -> Completion:
         """The next turn of a conversation."""
         request = requests.chat(pb.ChatRequest, model or self._target.model, messages, sampling)
-        response = await self._call(self._stub.Chat, request, timeout_s)
+        response = await self._call(self._caller.inference.Chat, request, timeout_s)
         return responses.completion(response)
 
     def chat_stream(
@@ -91,7 +95,7 @@ class AsyncClient:
 
         async def open_call(tries: Tries) -> AsyncCall:
             named = await self._with_model(request, tries)
-            return self._stub.ChatStream(named, timeout=tries.remaining_s(), metadata=self._target.metadata)
+            return self._caller.inference.ChatStream(named, timeout=tries.remaining_s(), metadata=self._target.metadata)
 
         return AsyncStream(open_call, self._target.tries(timeout_s))
 
@@ -100,18 +104,17 @@ class AsyncClient:
     ) -> int:
         """Tokens of raw text (a str) or of a conversation, <bos> and turn markers included."""
         request = requests.count_tokens(model or self._target.model, prompt)
-        return (await self._call(self._stub.CountTokens, request, timeout_s)).num_tokens
+        return (await self._call(self._caller.inference.CountTokens, request, timeout_s)).num_tokens
 
     async def models(self, *, timeout_s: float | None = None) -> tuple[Model, ...]:
         """The models that this key may use."""
         tries = self._target.tries(timeout_s)
-        return responses.models(await self._try(self._stub.ListModels, pb.ListModelsRequest(), tries))
+        method = self._caller.inference.ListModels
+        return responses.models(await self._caller.send(method, pb.ListModelsRequest(), tries))
 
     async def close(self) -> None:
         """End every call and the connection. Calls after it raise RuntimeError."""
-        self._closed = True
-        if self._opened is not None:
-            await self._opened[0].close()
+        await self._caller.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -121,43 +124,13 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    @property
-    def _stub(self) -> "rpc.InferenceAsyncStub":
-        if self._closed:
-            raise RuntimeError(CLOSED)
-        if self._opened is None:
-            channel = self._open_channel(self._target)
-            self._opened = channel, rpc.InferenceStub(channel)
-        return self._opened[1]
-
-    @staticmethod
-    def _open_channel(target: Target) -> aio.Channel:
-        if target.credentials is None:
-            return aio.insecure_channel(target.address, target.options)
-        return aio.secure_channel(target.address, target.credentials, target.options)
-
     async def _call(
         self, method: aio.UnaryUnaryMultiCallable[Named, Response], request: Named, timeout_s: float | None
     ) -> Response:
         tries = self._target.tries(timeout_s)
-        return await self._try(method, await self._with_model(request, tries), tries)
+        return await self._caller.send(method, await self._with_model(request, tries), tries)
 
     async def _with_model(self, request: Named, tries: Tries) -> Named:
         if not request.model:
-            listed = await self._try(self._stub.ListModels, pb.ListModelsRequest(), tries)
-            request.model = requests.only_model(listed.models)
+            request.model = await self._caller.only_model(tries)
         return request
-
-    async def _try(
-        self, method: aio.UnaryUnaryMultiCallable[Request, Response], request: Request, tries: Tries
-    ) -> Response:
-        while True:
-            try:
-                return await method(request, timeout=tries.remaining_s(), metadata=self._target.metadata)
-            except grpc.RpcError as failure:
-                pause_s = tries.pause_s(failure)
-            except asyncio.CancelledError:
-                if self._closed and not is_task_canceled():
-                    raise Unavailable(f"{CLOSED}: it ended the call") from None
-                raise
-            await asyncio.sleep(pause_s)

@@ -7,7 +7,8 @@ from typing import Protocol, Self
 
 import grpc
 
-from gemline.client.answer import Answer, StreamResponse
+from gemline.client.answer import Answer
+from gemline.client.responses import StreamResponse
 from gemline.client.retry import Tries
 from gemline.client.status import trailing_metadata
 from gemline.client.types import Piece

@@ -3,11 +3,9 @@
 from collections.abc import Iterable
 
 from gemline.client import responses
-from gemline.client.types import Piece, PositionLogprobs, Usage
+from gemline.client.responses import StreamResponse
+from gemline.client.types import Completion, Piece, PositionLogprobs, Usage
 from gemline.errors import InternalError
-from gemline.v1 import inference_pb2 as pb
-
-StreamResponse = pb.GenerateStreamResponse | pb.ChatStreamResponse
 
 
 class Answer:
@@ -60,3 +58,10 @@ class Answer:
         """A stream that ends cleanly without its last piece is no whole answer: never take it for one."""
         if self.finish_reason is None:
             raise InternalError(f"the stream of request {self._request_id} ended before its answer did")
+
+
+def completion(answer: Answer) -> Completion:
+    """All of an answer that has ended."""
+    if answer.finish_reason is None or answer.usage is None:
+        raise InternalError(f"the answer to request {answer.request_id} has not ended")
+    return Completion(answer.request_id or "", answer.text, answer.finish_reason, answer.usage, answer.logprobs)

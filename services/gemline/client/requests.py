@@ -6,12 +6,17 @@ from typing import TypeVar
 from gemline.client.types import Message, Messages, Sampling
 from gemline.errors import InvalidRequest, Unavailable
 from gemline.v1 import inference_pb2 as pb
+from gemline.v1 import sessions_pb2
+
+PAGE = 100  # sessions that are asked for at once
 
 Named = pb.GenerateRequest | pb.GenerateStreamRequest | pb.ChatRequest | pb.ChatStreamRequest | pb.CountTokensRequest
 """A request that names a model."""
 
 Generate = TypeVar("Generate", pb.GenerateRequest, pb.GenerateStreamRequest)
 Chat = TypeVar("Chat", pb.ChatRequest, pb.ChatStreamRequest)
+
+Kept = TypeVar("Kept", sessions_pb2.CreateSessionRequest, sessions_pb2.ForkSessionRequest)
 
 _ROLES = {"user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT, "system": pb.ROLE_SYSTEM}
 
@@ -31,6 +36,31 @@ def count_tokens(model: str | None, prompt: str | Messages) -> pb.CountTokensReq
     if isinstance(prompt, str):
         return pb.CountTokensRequest(model=model or "", prompt=_text("prompt", prompt))
     return pb.CountTokensRequest(model=model or "", messages=conversation(prompt))
+
+
+def turn(session_id: str, message: str | Messages, sampling: Sampling) -> sessions_pb2.ChatSessionRequest:
+    """A request for a session's next turn: one message of the user's (a str), or several."""
+    messages = [Message("user", message)] if isinstance(message, str) else message
+    return sessions_pb2.ChatSessionRequest(
+        session_id=session_id, messages=conversation(messages), sampling=sampling_options(sampling)
+    )
+
+
+def create_session(ttl_s: int | None, metadata: Mapping[str, str] | None) -> sessions_pb2.CreateSessionRequest:
+    """A request for a new session; its model is to be named."""
+    return _kept(sessions_pb2.CreateSessionRequest(), ttl_s, metadata)
+
+
+def fork_session(
+    session_id: str, ttl_s: int | None, metadata: Mapping[str, str] | None
+) -> sessions_pb2.ForkSessionRequest:
+    """A request for a session with the same turns."""
+    return _kept(sessions_pb2.ForkSessionRequest(session_id=session_id), ttl_s, metadata)
+
+
+def get_session(session_id: str) -> sessions_pb2.GetSessionRequest:
+    """A request for what a session is."""
+    return sessions_pb2.GetSessionRequest(session_id=_text("session_id", session_id))
 
 
 def conversation(messages: Messages) -> list[pb.Message]:
@@ -70,6 +100,19 @@ def _message(index: int, message: Message | Mapping[str, str]) -> pb.Message:
     if message.role not in _ROLES:
         raise InvalidRequest(f"{field}.role must be one of {', '.join(_ROLES)}, not {message.role!r}", param="messages")
     return pb.Message(role=_ROLES[message.role], content=_text(f"{field}.content", message.content, param="messages"))
+
+
+def _kept(request: Kept, ttl_s: int | None, metadata: Mapping[str, str] | None) -> Kept:
+    """The request with a session's time and metadata."""
+    try:
+        if ttl_s is not None:
+            request.ttl_s = ttl_s
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"ttl_s cannot be {ttl_s!r}: {error}", param="ttl_s") from None
+    for key, value in (metadata or {}).items():
+        text = _text("metadata", value)
+        request.metadata[_text("metadata", key)] = text
+    return request
 
 
 def _text(field: str, value: str, *, param: str | None = None) -> str:

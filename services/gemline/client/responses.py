@@ -1,9 +1,15 @@
 """From the public API's response messages to plain data."""
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
-from gemline.client.types import Completion, Model, Piece, PositionLogprobs, TokenLogprob, Usage
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from gemline.client.types import Completion, Model, Piece, PositionLogprobs, SessionInfo, TokenLogprob, Usage
 from gemline.v1 import inference_pb2 as pb
+from gemline.v1 import sessions_pb2
+
+StreamResponse = pb.GenerateStreamResponse | pb.ChatStreamResponse | sessions_pb2.ChatSessionResponse
 
 _FINISH_REASONS = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
 
@@ -19,7 +25,7 @@ def completion(response: pb.GenerateResponse | pb.ChatResponse) -> Completion:
     )
 
 
-def piece(response: pb.GenerateStreamResponse | pb.ChatStreamResponse) -> Piece:
+def piece(response: StreamResponse) -> Piece:
     """What is new in a streamed answer."""
     return Piece(
         text=response.text,
@@ -40,6 +46,27 @@ def models(response: pb.ListModelsResponse) -> tuple[Model, ...]:
         Model(model.id, model.context_length, model.revision, model.dtype, model.quantization)
         for model in response.models
     )
+
+
+def session(message: sessions_pb2.Session) -> SessionInfo:
+    """What the gateway tells of a session."""
+    return SessionInfo(
+        id=message.id,
+        model=message.model,
+        num_turns=message.num_turns,
+        num_tokens=message.num_tokens,
+        created_at=_time(message.created_at),
+        updated_at=_time(message.updated_at),
+        expires_at=_time(message.expires_at),
+        ttl_s=message.ttl_s,
+        owner_present=message.owner_present,
+        kv_bytes=message.kv_bytes,
+        metadata=dict(message.metadata),
+    )
+
+
+def _time(timestamp: Timestamp) -> datetime:
+    return timestamp.ToDatetime(tzinfo=UTC)
 
 
 def _usage(usage: pb.Usage) -> Usage:

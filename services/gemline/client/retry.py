@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import grpc
 
-from gemline.client.status import error_of, may_retry, trailing_metadata
+from gemline.client.status import error_of, may_retry, trailing_metadata, was_refused
 from gemline.errors import DeadlineExceeded
 
 
@@ -37,16 +37,24 @@ class Tries:
         address: str,
         timeout_s: float | None,
         *,
+        changes: bool = False,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:
+        """`changes`: what is asked for must not be done twice, so it is only tried again when it surely was not."""
         self._policy = policy
+        self._may_retry = was_refused if changes else may_retry
         self._address = address
         self._timeout_s = timeout_s
         self._clock = clock
         self._draw = draw
         self._deadline = clock() + timeout_s if timeout_s is not None and math.isfinite(timeout_s) else None
         self._num_failures = 0
+
+    @property
+    def is_retry(self) -> bool:
+        """Whether the last try was not the first."""
+        return self._num_failures > 1
 
     def remaining_s(self) -> float | None:
         """Seconds that the next try may take, None for any; raises DeadlineExceeded when none are left."""
@@ -61,7 +69,7 @@ class Tries:
         self._num_failures += 1
         pause_s = self._policy.backoff_s(self._num_failures, self._draw())
         pushback_s = _pushback_s(failure)
-        if self._num_failures >= self._policy.max_attempts or not may_retry(failure) or pushback_s is None:
+        if self._num_failures >= self._policy.max_attempts or not self._may_retry(failure) or pushback_s is None:
             self.give_up(failure)
         pause_s = max(pause_s, pushback_s)
         if self._deadline is not None and self._clock() + pause_s >= self._deadline:

@@ -19,8 +19,12 @@ _BY_STATUS: dict[grpc.StatusCode, type[GemlineError]] = {
     grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
     grpc.StatusCode.CANCELLED: errors.Unavailable,  # by the other side: a gateway that stops
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
+    grpc.StatusCode.ABORTED: errors.Conflict,
     grpc.StatusCode.FAILED_PRECONDITION: errors.StaleEpoch,
 }
+
+
+_REFUSALS = {error.code for error in (errors.Unavailable, errors.Overloaded, errors.WorkerLost)}
 
 
 def error_of(failure: grpc.RpcError, address: str, timeout_s: float | None = None) -> GemlineError:
@@ -49,6 +53,11 @@ def may_retry(failure: grpc.RpcError) -> bool:
             return trailing_metadata(failure).get("gemline-code") == errors.Overloaded.code
         case _:
             return False
+
+
+def was_refused(failure: grpc.RpcError) -> bool:
+    """Whether the gateway itself says that it did nothing, and might a little later."""
+    return trailing_metadata(failure).get("gemline-code") in _REFUSALS
 
 
 def trailing_metadata(failure: grpc.RpcError) -> Mapping[str, str]:

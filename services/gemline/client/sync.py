@@ -1,6 +1,5 @@
 """The client for programs without an event loop. Threads may share one."""
 
-import time
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
@@ -9,14 +8,14 @@ import grpc
 from gemline.client import requests, responses
 from gemline.client.options import Keepalive, Tls
 from gemline.client.retry import RetryPolicy, Tries
+from gemline.client.sync_caller import Caller
+from gemline.client.sync_sessions import Sessions
 from gemline.client.sync_stream import Call, Stream
-from gemline.client.target import CLOSED, DEFAULT_TIMEOUT_S, Target
+from gemline.client.target import DEFAULT_TIMEOUT_S, Target
 from gemline.client.types import Completion, Messages, Model, Sampling
 from gemline.v1 import inference_pb2 as pb
-from gemline.v1 import inference_pb2_grpc as rpc
 
 Named = TypeVar("Named", bound=requests.Named)
-Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 
@@ -39,15 +38,20 @@ class Client:
         keepalive: Keepalive | None = None,
     ) -> None:
         self._target = Target.of(address, api_key, model, timeout_s, retry, tls, keepalive)
-        self._channel = self._open_channel(self._target)
-        self._open_stub: rpc.InferenceStub | None = rpc.InferenceStub(self._channel)
+        self._caller = Caller(self._target)
+        self._sessions = Sessions(self._caller)
+
+    @property
+    def sessions(self) -> Sessions:
+        """Conversations that the gateway keeps."""
+        return self._sessions
 
     def generate(
         self, prompt: str, *, model: str | None = None, timeout_s: float | None = None, **sampling: Unpack[Sampling]
     ) -> Completion:
         """Continue raw text, Gemma's control tokens recognised."""
         request = requests.generate(pb.GenerateRequest, model or self._target.model, prompt, sampling)
-        return responses.completion(self._call(self._stub.Generate, request, timeout_s))
+        return responses.completion(self._call(self._caller.inference.Generate, request, timeout_s))
 
     def generate_stream(
         self, prompt: str, *, model: str | None = None, timeout_s: float | None = None, **sampling: Unpack[Sampling]
@@ -57,7 +61,9 @@ class Client:
 
         def open_call(tries: Tries) -> Call:
             named = self._with_model(request, tries)
-            return self._stub.GenerateStream(named, timeout=tries.remaining_s(), metadata=self._target.metadata)
+            return self._caller.inference.GenerateStream(
+                named, timeout=tries.remaining_s(), metadata=self._target.metadata
+            )
 
         return Stream(open_call, self._target.tries(timeout_s))
 
@@ -71,7 +77,7 @@ class Client:
     ) -> Completion:
         """The next turn of a conversation."""
         request = requests.chat(pb.ChatRequest, model or self._target.model, messages, sampling)
-        return responses.completion(self._call(self._stub.Chat, request, timeout_s))
+        return responses.completion(self._call(self._caller.inference.Chat, request, timeout_s))
 
     def chat_stream(
         self,
@@ -86,24 +92,23 @@ class Client:
 
         def open_call(tries: Tries) -> Call:
             named = self._with_model(request, tries)
-            return self._stub.ChatStream(named, timeout=tries.remaining_s(), metadata=self._target.metadata)
+            return self._caller.inference.ChatStream(named, timeout=tries.remaining_s(), metadata=self._target.metadata)
 
         return Stream(open_call, self._target.tries(timeout_s))
 
     def count_tokens(self, prompt: str | Messages, *, model: str | None = None, timeout_s: float | None = None) -> int:
         """Tokens of raw text (a str) or of a conversation, <bos> and turn markers included."""
         request = requests.count_tokens(model or self._target.model, prompt)
-        return self._call(self._stub.CountTokens, request, timeout_s).num_tokens
+        return self._call(self._caller.inference.CountTokens, request, timeout_s).num_tokens
 
     def models(self, *, timeout_s: float | None = None) -> tuple[Model, ...]:
         """The models that this key may use."""
         tries = self._target.tries(timeout_s)
-        return responses.models(self._try(self._stub.ListModels, pb.ListModelsRequest(), tries))
+        return responses.models(self._caller.send(self._caller.inference.ListModels, pb.ListModelsRequest(), tries))
 
     def close(self) -> None:
         """End every call and the connection. Calls after it raise RuntimeError."""
-        self._open_stub = None
-        self._channel.close()
+        self._caller.close()
 
     def __enter__(self) -> Self:
         return self
@@ -111,36 +116,13 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    @property
-    def _stub(self) -> rpc.InferenceStub:
-        if self._open_stub is None:
-            raise RuntimeError(CLOSED)
-        return self._open_stub
-
-    @staticmethod
-    def _open_channel(target: Target) -> grpc.Channel:
-        if target.credentials is None:
-            return grpc.insecure_channel(target.address, target.options)
-        return grpc.secure_channel(target.address, target.credentials, target.options)
-
     def _call(
         self, method: "grpc.UnaryUnaryMultiCallable[Named, Response]", request: Named, timeout_s: float | None
     ) -> Response:
         tries = self._target.tries(timeout_s)
-        return self._try(method, self._with_model(request, tries), tries)
+        return self._caller.send(method, self._with_model(request, tries), tries)
 
     def _with_model(self, request: Named, tries: Tries) -> Named:
         if not request.model:
-            listed = self._try(self._stub.ListModels, pb.ListModelsRequest(), tries)
-            request.model = requests.only_model(listed.models)
+            request.model = self._caller.only_model(tries)
         return request
-
-    def _try(
-        self, method: "grpc.UnaryUnaryMultiCallable[Request, Response]", request: Request, tries: Tries
-    ) -> Response:
-        while True:
-            try:
-                return method(request, timeout=tries.remaining_s(), metadata=self._target.metadata)
-            except grpc.RpcError as failure:
-                pause_s = tries.pause_s(failure)
-            time.sleep(pause_s)

@@ -46,6 +46,6 @@ class Target:
             metadata=call_metadata(api_key),
         )
 
-    def tries(self, timeout_s: float | None) -> Tries:
-        """The tries of a request that starts now; None is the client's own timeout."""
-        return Tries(self.retry, self.address, self.timeout_s if timeout_s is None else timeout_s)
+    def tries(self, timeout_s: float | None, *, changes: bool = False) -> Tries:
+        """The tries of a request that starts now; None is the client's own timeout. `changes`: as for Tries."""
+        return Tries(self.retry, self.address, self.timeout_s if timeout_s is None else timeout_s, changes=changes)

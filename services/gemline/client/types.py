@@ -1,7 +1,8 @@
 """What goes into the client and what comes out of it: plain data, free of gRPC and protobuf."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TypeAlias, TypedDict
 
 
@@ -103,3 +104,20 @@ class Model:
     revision: str
     dtype: str = ""
     quantization: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A conversation that the gateway keeps, as it was when the gateway said so. Times are UTC."""
+
+    id: str
+    model: str
+    num_turns: int
+    num_tokens: int  # of all turns, <bos> and turn markers included
+    created_at: datetime
+    updated_at: datetime  # when the last turn ended
+    expires_at: datetime  # unless another turn comes before
+    ttl_s: int  # from the last turn on
+    owner_present: bool = False  # the worker that gave the last answer is still there
+    kv_bytes: int = 0  # of its keys and values; 0 when that is not known
+    metadata: Mapping[str, str] = field(default_factory=dict)

@@ -1,1 +1,1 @@
-"""What is true across processes, kept in Redis: the workers and the API keys. The only package that imports redis."""
+"""What is true across processes, kept in Redis: workers, API keys, sessions. The only package that imports redis."""

@@ -22,15 +22,12 @@ class Dispatcher:
         remote: RemotePrefill,
         telemetry: Telemetry,
         fail: Callable[[int, GemlineError], None],
-        *,
-        prefill_remotely: bool,
     ) -> None:
         self._host = host
         self._remote = remote
         self._telemetry = telemetry
         self._fail = fail
-        self._prefill_remotely = prefill_remotely
-        self._tasks: dict[int, asyncio.Task[None]] = {}  # remote prefills going on, by seq_id
+        self._tasks: dict[int, asyncio.Task[None]] = {}  # being started, by seq_id
         self._spans: dict[int, Span] = {}  # of the traced requests, by seq_id
 
     def start(self, request: EngineRequest, request_id: str, traceparent: str) -> None:
@@ -39,12 +36,8 @@ class Dispatcher:
             attributes: Attributes = {"gemline.request_id": request_id, "gemline.num_tokens": len(request.token_ids)}
             span = self._spans[request.seq_id] = self._telemetry.span("decode", traceparent, attributes)
             traceparent = span.traceparent
-        if self._prefill_remotely:
-            task = asyncio.create_task(self._start_remotely(request, request_id, traceparent))
-            self._tasks[request.seq_id] = task
-            task.add_done_callback(lambda _: self._tasks.pop(request.seq_id, None))
-        else:
-            self._start_here(request)
+        task = self._tasks[request.seq_id] = asyncio.create_task(self._start(request, request_id, traceparent))
+        task.add_done_callback(lambda _: self._tasks.pop(request.seq_id, None))
 
     def cancel(self, seq_id: int) -> None:
         """Ends a request, whatever its state; its blocks are free within one step."""
@@ -58,13 +51,7 @@ class Dispatcher:
         if (span := self._spans.pop(seq_id, None)) is not None:
             span.end()
 
-    def _start_here(self, request: EngineRequest) -> None:
-        try:
-            self._remote.prefill_here(request)
-        except GemlineError as error:
-            self._fail(request.seq_id, error)
-
-    async def _start_remotely(self, request: EngineRequest, request_id: str, traceparent: str) -> None:
+    async def _start(self, request: EngineRequest, request_id: str, traceparent: str) -> None:
         try:
             await self._remote.run(request, request_id, traceparent)
         except GemlineError as error:

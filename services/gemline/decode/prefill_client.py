@@ -9,10 +9,12 @@ import grpc
 import grpc.aio
 
 from gemline.cluster.records import ModelCard, State, WorkerRecord
+from gemline.decode.placement import There
 from gemline.errors import GemlineError, Unavailable
-from gemline.internal.v1.prefill_pb2 import PrefillRequest
+from gemline.internal.v1.prefill_pb2 import PrefillEnd, PrefillRequest
 from gemline.rpc.options import open_channel
 from gemline.rpc.status import from_rpc_error
+from gemline.transfer.transports import Transport
 
 METHOD = "/gemline.internal.v1.Prefill/Prefill"
 
@@ -22,12 +24,15 @@ class _Peer:
 
     def __init__(self, address: str) -> None:
         self.channel = open_channel(address)
-        self.calls: set[asyncio.Timeout] = set()  # those in flight, by what ends them
+        self.calls: dict[asyncio.Timeout, int] = {}  # those in flight, by what ends them, with their prompts' tokens
+        self.tokens_per_s: float | None = None  # as it said last
         self.rests_until_s = float("-inf")  # monotonic
+        self.not_to_be_had: set[Transport] = set()
 
 
 class PrefillClient:
     """`workers` gives the prefill workers of our model as they are now; `follow` hears when they have changed.
+    `transports` may be used beside gRPC.
 
     A worker that failed is left alone for `rest_s`: until its lease is over it would be picked again and again.
     """
@@ -37,11 +42,13 @@ class PrefillClient:
         workers: Callable[[], Iterable[WorkerRecord]],
         card: ModelCard,
         *,
+        transports: frozenset[Transport] = frozenset(),
         connect_timeout_s: float = 2.0,
         rest_s: float = 2.0,
     ) -> None:
         self._workers = workers
         self._card = card
+        self._transports = transports
         self._connect_timeout_s = connect_timeout_s
         self._rest_s = rest_s
         self._peers: dict[tuple[str, int], _Peer] = {}  # by worker_id and epoch
@@ -58,10 +65,32 @@ class PrefillClient:
         ]
         return min(fit, key=self._load, default=None)
 
+    def outlook(self, worker: WorkerRecord, num_tokens: int) -> There:
+        """What a prompt of so many tokens would meet there: what others have there is taken to be as long as it is."""
+        peer = self._peers.get(_life(worker))
+        own = sum(peer.calls.values()) if peer else 0
+        others = max(0, worker.num_running + worker.num_waiting - (len(peer.calls) if peer else 0))
+        return There(num_tokens, own + others * num_tokens, peer.tokens_per_s if peer else None)
+
+    def learn(self, worker: WorkerRecord, end: PrefillEnd) -> None:
+        """From what a prefill ended with."""
+        if (peer := self._peers.get(_life(worker))) is not None and end.tokens_per_s:
+            peer.tokens_per_s = end.tokens_per_s
+
+    def transports(self, worker: WorkerRecord) -> frozenset[Transport]:
+        """By which its keys and values can come beside gRPC, as far as is known."""
+        peer = self._peers.get(_life(worker))
+        return self._transports - peer.not_to_be_had if peer else self._transports
+
+    def avoid(self, worker: WorkerRecord, transports: Iterable[Transport]) -> None:
+        """They failed: in this life of the worker they are not waited for again."""
+        if (peer := self._peers.get(_life(worker))) is not None:
+            peer.not_to_be_had.update(transports)
+
     def follow(self) -> None:
         """Ends the calls to lives that are over: such a worker sends nothing more, even if its connection stands."""
         for peer in self._gone():
-            calls, peer.calls = peer.calls, set()
+            calls, peer.calls = peer.calls, {}
             for call in calls:
                 call.reschedule(asyncio.get_running_loop().time())
 
@@ -73,7 +102,7 @@ class PrefillClient:
         peer = self._peers.get(_life(worker)) or self._peers.setdefault(_life(worker), _Peer(worker.address))
         try:
             async with asyncio.timeout(None) as ending:
-                peer.calls.add(ending)
+                peer.calls[ending] = len(request.token_ids)
                 await self._connect(worker, peer.channel)
                 method: grpc.aio.UnaryStreamMultiCallable[PrefillRequest, bytes] = peer.channel.unary_stream(
                     METHOD, request_serializer=PrefillRequest.SerializeToString, response_deserializer=None
@@ -92,7 +121,7 @@ class PrefillClient:
             self._rest(peer)
             raise
         finally:
-            peer.calls.discard(ending)
+            peer.calls.pop(ending, None)
             await self._forget_the_gone()
 
     async def close(self) -> None:

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
 
+from gemline.decode.resident import Resident
 from gemline.decode.streams import GatewayStream
-from gemline.engine.events import FailureEvent, StepResult, TokenEvent
+from gemline.engine.blocks import BlockCounts
+from gemline.engine.events import FailureEvent, ResidencyChange, StepResult, TokenEvent
 from gemline.engine.requests import EngineRequest
 from gemline.errors import GemlineError, InvalidRequest, StaleEpoch, Unavailable
+from gemline.failpoints import CrashOnToken
 from gemline.internal.v1.decode_pb2 import Submit
 from gemline.rpc.convert import sampling_from_proto
 
@@ -39,13 +42,16 @@ class LiveRequest:
 class RequestTable:
     """Knows the live requests. `lease_valid` says whether this worker may still speak for itself."""
 
-    def __init__(self, engine: Engine, lease_valid: Callable[[], bool]) -> None:
+    def __init__(self, engine: Engine, lease_valid: Callable[[], bool], failpoint: CrashOnToken | None = None) -> None:
         self._engine = engine
         self._lease_valid = lease_valid
+        self._failpoint = failpoint
         self._live: dict[int, LiveRequest] = {}
         self._streams: set[GatewayStream] = set()
         self._seq_ids = count(1)
         self._num_running = 0
+        self._resident = Resident()
+        self._free = BlockCounts(0, 0)
         self.draining = False
         self.idle = asyncio.Event()  # set while no request is alive
         self.idle.set()
@@ -61,6 +67,8 @@ class RequestTable:
         if not self._lease_valid():
             raise StaleEpoch("the worker's lease is over")
         self._streams.add(stream)
+        stream.residency.add_all(self._resident.names)
+        stream.resident(ResidencyChange(), self._free)
 
     def detach(self, stream: GatewayStream) -> None:
         """A gateway's stream is over, and with it all of its requests."""
@@ -78,6 +86,8 @@ class RequestTable:
         """Starts a request. Raises InvalidRequest when its handle is that of a live one."""
         if message.handle in stream.seq_ids:
             raise InvalidRequest(f"handle {message.handle} names a request that is alive", param="handle")
+        if self._failpoint is not None:
+            self._failpoint.see(message.token_ids)
         live = self._begin(stream, message.handle)
         if self.draining:
             self.fail(live.seq_id, Unavailable("the worker is shutting down"))
@@ -101,7 +111,14 @@ class RequestTable:
     def deliver(self, result: StepResult) -> None:
         """Hands out what a step gave."""
         self._num_running = result.num_running
+        self._resident.apply(result.residency)
+        self._free = result.free
+        for stream in self._streams:
+            stream.resident(result.residency, result.free)
         self.emit(result.tokens, result.failures)
+        if result.num_batch_tokens:
+            for stream in self._streams:
+                stream.sign_of_life(*self.load)
 
     def fail(self, seq_id: int, error: GemlineError) -> None:
         """Ends a request that never reached the engine."""
@@ -123,6 +140,8 @@ class RequestTable:
             live = self._live.get(token.seq_id)
             if live is None:  # cancelled while the step ran
                 continue
+            if self._failpoint is not None:
+                self._failpoint.see((token.token_id,))
             live.stream.add_token(live.handle, token)
             touched.add(live.stream)
             if token.finish is not None:

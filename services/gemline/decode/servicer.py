@@ -17,9 +17,11 @@ AttachContext = grpc.aio.ServicerContext[AttachRequest, AttachResponse]
 class Servicer(DecodeServicer):
     """`epoch` gives the worker's present life; a gateway that means another one is refused."""
 
-    def __init__(self, table: RequestTable, epoch: Callable[[], int]) -> None:
+    def __init__(self, table: RequestTable, epoch: Callable[[], int], block_size: int) -> None:
+        """`block_size` is of the engine, in tokens."""
         self._table = table
         self._epoch = epoch
+        self._block_size = block_size
 
     async def Attach(  # type: ignore[override] # the stub cannot say that the context is grpc.aio's
         self, request_iterator: AsyncIterator[AttachRequest], context: AttachContext
@@ -62,6 +64,6 @@ class Servicer(DecodeServicer):
                     continue
 
     async def _write(self, stream: GatewayStream, context: AttachContext) -> None:
-        await context.write(AttachResponse(ready=Ready(epoch=self._epoch())))
+        await context.write(AttachResponse(ready=Ready(epoch=self._epoch(), block_size=self._block_size)))
         while True:
             await context.write(await stream.take())

@@ -1,8 +1,10 @@
 """The decode worker: an engine, the gateways' streams, and prefill workers to ask. Wires its parts together."""
 
 import asyncio
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -10,16 +12,22 @@ import grpc.aio
 
 from gemline.cluster.records import ModelCard, Role
 from gemline.decode.dispatch import Dispatcher
+from gemline.decode.placement import PrefillMode
 from gemline.decode.prefill_client import PrefillClient
-from gemline.decode.remote_prefill import RemotePrefill
+from gemline.decode.remote_prefill import RemotePrefill, RemoteSettings
 from gemline.decode.requests import RequestTable
 from gemline.decode.servicer import Servicer
 from gemline.engine.events import StepResult, TokenEvent
 from gemline.engine.options import EngineOptions
 from gemline.engine_host import EngineHost
 from gemline.errors import GemlineError, StaleEpoch, Unavailable
+from gemline.failpoints import failpoint
 from gemline.host import WorkerContext
 from gemline.internal.v1.decode_pb2_grpc import add_DecodeServicer_to_server
+from gemline.transfer.nixl import NixlAgent
+from gemline.transfer.transports import KvTransportSetting, Transport, allowed
+
+KvWireDtype = Literal["auto", "bfloat16", "float8_e4m3"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +37,9 @@ class DecodeOptions:
     model_dir: Path
     served_model_name: str
     engine: EngineOptions = field(default_factory=EngineOptions)
-    prefill: Literal["remote", "local"] = "remote"  # remote: by a prefill worker, as long as there is one
+    prefill: PrefillMode = "auto"  # by a prefill worker: whichever is better, always if there is one, never
+    kv_transport: KvTransportSetting = "auto"  # by which keys and values may come; gRPC always is one
+    kv_wire_dtype: KvWireDtype = "auto"  # of keys and values on their way; auto: the cache's
 
 
 class DecodeWorker:
@@ -62,21 +72,22 @@ class DecodeWorker:
         await self._host.start(context.telemetry)
         self._card = self._host.card(self._options.served_model_name)
         self._context = context
-        self._client = PrefillClient(lambda: context.view.workers(Role.PREFILL, self._card.model_id), self._card)
+        transports = allowed(self._options.kv_transport)
+        workers = partial(context.view.workers, Role.PREFILL, self._card.model_id)
+        self._client = PrefillClient(workers, self._card, transports=transports)
         context.view.on_change(self._client.follow)
-        remote = RemotePrefill(self._host, self._client, context.telemetry, self._emit)
-        dispatcher = Dispatcher(
-            self._host,
-            remote,
-            context.telemetry,
-            self._fail,
-            prefill_remotely=self._options.prefill == "remote",
-        )
-        self._table = RequestTable(dispatcher, context.lease_valid)
+        wire_dtype = self._options.kv_wire_dtype.removeprefix("auto")
+        agent = NixlAgent() if Transport.NIXL in transports else None
+        settings = RemoteSettings(self._options.prefill, wire_dtype, agent)
+        remote = RemotePrefill(self._host, self._client, context.telemetry, self._emit, settings)
+        dispatcher = Dispatcher(self._host, remote, context.telemetry, self._fail)
+        self._table = RequestTable(dispatcher, context.lease_valid, failpoint(os.environ))
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds the Decode service."""
-        add_DecodeServicer_to_server(Servicer(self._requests, lambda: self._epoch), server)
+        add_DecodeServicer_to_server(
+            Servicer(self._requests, lambda: self._epoch, self._host.engine.options.block_size), server
+        )
 
     def epoch_changed(self, epoch: int) -> None:
         """Ends the streams of an epoch whose lease had run out; one that was replaced in time has lost nothing."""
@@ -89,10 +100,17 @@ class DecodeWorker:
         return (0, 0) if self._table is None else self._table.load
 
     async def drain(self, timeout_s: float) -> None:
-        """Refuses new requests; returns when the last one has ended."""
+        """Refuses new requests; returns when the last one has ended.
+
+        What is left when the time is up goes on elsewhere: its streams are closed with a word that says so.
+        """
         self._requests.draining = True
-        async with asyncio.timeout(timeout_s):
-            await self._requests.idle.wait()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._requests.idle.wait()
+        finally:
+            if not self._requests.idle.is_set():
+                self._requests.close_streams(Unavailable("the worker is shutting down"))
 
     async def stop(self) -> None:
         """Ends every stream, then the engine."""

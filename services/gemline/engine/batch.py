@@ -1,8 +1,19 @@
 """One engine step's input as tensors: ragged, all sequences one after the other. Knows no scheduler and no model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
+
+_MOVED = (
+    "token_ids_T",
+    "positions_T",
+    "global_slots_T",
+    "local_slots_T",
+    "global_table_BP",
+    "local_table_BP",
+    "sample_rows",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +34,12 @@ class Batch:
     query_start: torch.Tensor  # int64, always on the CPU: B + 1 numbers, from 0 to T
     context_len: torch.Tensor  # int64, always on the CPU: B numbers
     sample_rows: torch.Tensor  # int64: the rows of T whose logits are wanted, in the order of the answer
+
+    def to(self, device: torch.device) -> Self:
+        """The same on the device, in one copy."""
+        parts = [getattr(self, name) for name in _MOVED]
+        if parts[0].device.type == device.type:
+            return self
+        sizes = [part.numel() for part in parts]
+        moved = torch.split_with_sizes(torch.cat([part.flatten() for part in parts]).to(device), sizes)
+        return replace(self, **{name: new.view(old.shape) for name, new, old in zip(_MOVED, moved, parts, strict=True)})

@@ -123,15 +123,16 @@ class BlockTable:
     """The blocks of one sequence in one pool: entry p holds the positions [p * block_size, (p + 1) * block_size).
 
     Entries are released from the front only, as a window leaves them; a released entry stays, as 0, so that a
-    position's entry never moves.
+    position's entry never moves. `num_changes` grows whenever an entry gets a block.
     """
 
-    __slots__ = ("_block_ids", "_block_size", "_num_released")
+    __slots__ = ("_block_ids", "_block_size", "_num_released", "num_changes")
 
     def __init__(self, block_size: int) -> None:
         self._block_size = block_size
         self._block_ids = array("q")
         self._num_released = 0
+        self.num_changes = 0
 
     @property
     def num_blocks(self) -> int:
@@ -150,6 +151,7 @@ class BlockTable:
     def append(self, block_id: int) -> None:
         """The block for the next block_size positions."""
         self._block_ids.append(block_id)
+        self.num_changes += 1
 
     def holds(self, index: int) -> bool:
         """Whether entry `index` has a block: it is there and not released."""
@@ -160,13 +162,17 @@ class BlockTable:
         if not self.holds(index):
             raise IndexError(f"entry {index} has no block")
         self._block_ids[index] = block_id
+        self.num_changes += 1
 
     def skip_before(self, position: int) -> None:
-        """Begins an empty table at the block of `position`: what is before will never be read, and takes no block."""
-        if self._block_ids:
-            raise ValueError("only an empty table can begin late")
-        self._num_released = position // self._block_size
-        self._block_ids.extend([0] * self._num_released)
+        """Goes on at the block of `position`: what is before will never be read, and takes no block.
+
+        Raises ValueError while the table holds a block.
+        """
+        if self.num_held:
+            raise ValueError(f"only a table that holds no block can begin late, this one holds {self.num_held}")
+        self._num_released = max(self._num_released, position // self._block_size)
+        self._block_ids.extend([0] * (self._num_released - len(self._block_ids)))
 
     def release_before(self, position: int) -> list[int]:
         """Gives up the blocks all of whose positions are before `position`; returns them."""

@@ -4,7 +4,7 @@ import logging
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 
@@ -12,8 +12,9 @@ from gemline.engine import handover
 from gemline.engine.blocks import BlockCounts
 from gemline.engine.config import Gemma2Config, LayerKind
 from gemline.engine.events import FailureEvent, Logprobs, PrefillEvent, StepResult, TokenEvent
-from gemline.engine.handover import Payload, Positions
+from gemline.engine.handover import Handover, Payload, Positions
 from gemline.engine.kv_cache import KvCache, block_bytes
+from gemline.engine.kv_form import KvForm, Scales
 from gemline.engine.loading import LoadReport, load_model
 from gemline.engine.memory import free_memory_bytes, max_local_blocks, size_pools
 from gemline.engine.options import EngineOptions
@@ -22,11 +23,11 @@ from gemline.engine.params import SamplingParams
 from gemline.engine.prefix_tree import CacheUse
 from gemline.engine.requests import EngineRequest, check_request
 from gemline.engine.roster import Roster, UnknownSequence
-from gemline.engine.runner import Model, Runner
+from gemline.engine.runner import Model, Outcome, Runner
 from gemline.engine.sampling import Sampled
 from gemline.engine.scheduler import Budget, Chunk, Plan, has_room, schedule
 from gemline.engine.sequence import Sequence, Status
-from gemline.errors import CheckpointError, InternalError, Overloaded
+from gemline.errors import CheckpointError, InternalError, Overloaded, WorkerLost
 
 __all__ = ["Engine", "EngineOptions", "EngineRequest", "UnknownSequence"]
 
@@ -35,8 +36,25 @@ _log = logging.getLogger(__name__)
 Event = TokenEvent | PrefillEvent | FailureEvent
 
 
+class Reserved(NamedTuple):
+    """Blocks for a prompt; its first `num_cached` tokens were found in the prefix cache and need not be imported."""
+
+    num_cached: int
+
+
+class Outlook(NamedTuple):
+    """What a request would meet in an engine."""
+
+    num_cached: int  # of its tokens, in the prefix cache
+    num_streams: int  # sequences that decode
+    num_queued_tokens: int  # of prompts that were there before and are not computed yet
+    tokens_per_s: float | None  # of a prompt, beside those streams; None while nothing is known
+
+
 class Engine:
-    """One model on one cache, and the sequences that share them. All methods are called from one thread.
+    """One model on one cache, and the sequences that share them.
+
+    All methods are called from one thread; `handover` says of itself who may use it.
 
     A sequence is added and decoded here; or added with `hold`, prefilled, and fetched by another engine; or reserved
     here, imported from another, and decoded.
@@ -50,6 +68,7 @@ class Engine:
         model_revision: str = "unknown",
         report: LoadReport | None = None,
     ) -> None:
+        options = options.for_device(model.device.type)
         dtype = _torch_dtype(options)
         per_block = (
             block_bytes(config, kind, options.block_size, dtype) for kind in (LayerKind.GLOBAL, LayerKind.LOCAL)
@@ -58,9 +77,15 @@ class Engine:
         self.options = options
         self.revision = model_revision
         self.report = report
-        self.num_blocks = size_pools(options, config, BlockCounts(*per_block), free_memory_bytes())
-        self._cache = KvCache(config, *self.num_blocks, options.block_size, dtype)
-        self._runner = Runner(model, self._cache)
+        self.num_blocks = size_pools(
+            options,
+            config,
+            BlockCounts(*per_block),
+            free_memory_bytes(model.device, options.gpu_share),
+            is_gpu=model.device.type != "cpu",
+        )
+        self._cache = KvCache(config, *self.num_blocks, options.block_size, dtype, model.device)
+        self._runner = Runner(model, self._cache, options.max_running)
         self._budget = Budget(options.max_batch_tokens, options.max_running)
         self._pacer = Pacer(options.max_batch_tokens)
         self._roster = Roster(
@@ -69,7 +94,10 @@ class Engine:
             config.sliding_window,
             max_local_blocks(options, config),
             model_revision if options.prefix_cache else None,
+            tenant_share=options.tenant_cache_share,
+            looks_ahead=self._runner.looks_ahead,
         )
+        self.handover = Handover(self._cache, self._roster)
 
     @classmethod
     def load(cls, model_dir: Path, options: EngineOptions) -> Self:
@@ -130,6 +158,9 @@ class Engine:
             num_batch_tokens=plan.num_tokens,
             num_preempted=len(plan.preempted),
             duration_s=duration_s,
+            ended_s=time.monotonic(),
+            residency=self._roster.take_residency(),
+            free=self._roster.free,
         )
 
     def add(self, request: EngineRequest) -> None:
@@ -144,44 +175,60 @@ class Engine:
 
         What it computed stays in the prefix cache until the room is needed.
         """
+        self.handover.close(seq_id)
         self._roster.remove(seq_id)
 
-    def reserve(self, request: EngineRequest) -> bool:
-        """Takes blocks for a prompt whose keys and values will be imported; False when there is no room now.
+    def token_bytes(self, kind: LayerKind) -> int:
+        """Keys and values of one position in all layers of that kind."""
+        return block_bytes(self.config, kind, 1, _torch_dtype(self.options))
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """How fast prompts are computed beside no stream; None while nothing was measured."""
+        return self._pacer.tokens_per_s(0)
+
+    def outlook(self, request: EngineRequest) -> Outlook:
+        """What the request would meet here if it were added now. Raises InvalidRequest as `add` does."""
+        check_request(request, self.config)
+        load = self._roster.weigh()
+        return Outlook(
+            num_cached=self._roster.newcomer(request).num_computed,
+            num_streams=load.num_decoding,
+            num_queued_tokens=self._roster.num_queued_tokens,
+            tokens_per_s=self._pacer.tokens_per_s(load.num_decoding),
+        )
+
+    def reserve(self, request: EngineRequest) -> Reserved | None:
+        """Takes blocks for a prompt whose keys and values will be imported; None when there is no room now.
 
         No room also while others wait: blocks are given first come, first served. Raises InvalidRequest when the
         request could never be served.
         """
         check_request(request, self.config)
         state = self._roster.state(self._budget)
-        if not has_room(state, self._budget, len(request.token_ids)):
-            return False
-        self._roster.reserve(request)
-        return True
+        if not has_room(state, self._budget, self._roster.newcomer(request)):
+            return None
+        reserved = Reserved(self._roster.reserve(request))
+        self.handover.open(request.seq_id)
+        return reserved
 
-    def kv_ranges(self, num_tokens: int) -> tuple[Positions, ...]:
-        """For each layer, the positions before `num_tokens` that the token at `num_tokens` reads."""
-        return handover.kv_ranges(self.config, num_tokens)
+    def kv_ranges(self, num_tokens: int, start: int = 0) -> tuple[Positions, ...]:
+        """For each layer, the positions in [start, num_tokens) that the token at `num_tokens` reads."""
+        return handover.kv_ranges(self.config, num_tokens, start)
+
+    def kv_form(self, dtype: str = "", heads: range | None = None) -> KvForm:
+        """How keys and values leave and come: without a word as the cache has them. Raises as `KvForm.of` does."""
+        return KvForm.of(self.config, self.options.dtype, dtype, heads)
 
     def export_kv(self, seq_id: int, layer: int, start: int, stop: int) -> memoryview:
-        """The keys then the values of those positions, token-major, in the cache's dtype; a copy.
-
-        From a sequence added with `hold`, while it is prefilled and after. Raises UnknownSequence when it is gone,
-        IndexError when a position is not computed yet or has left the window.
-        """
-        sequence = self._roster.by_id.get(seq_id)
-        if sequence is None:
-            raise UnknownSequence(f"sequence {seq_id} is gone")
-        return handover.export_kv(self._cache, sequence, layer, start, stop)
+        """A copy of the keys then the values of those positions, as the cache has them. Raises as `handover` does."""
+        payload = memoryview(bytearray((stop - start) * self.kv_form().token_bytes))
+        self.handover.export_kv(seq_id, layer, Positions(start, stop), self.kv_form(), payload)
+        return payload
 
     def import_kv(self, seq_id: int, layer: int, start: int, stop: int, payload: Payload) -> None:
-        """Writes what another engine's `export_kv` gave into a reserved sequence.
-
-        Raises UnknownSequence when it is gone, IndexError when a position is not one of its `kv_ranges`,
-        InternalError when the payload has another size.
-        """
-        sequence = self._roster.find(seq_id, Status.IMPORTING)
-        handover.import_kv(self._cache, sequence, layer, start, stop, payload)
+        """Writes what another engine's `export_kv` gave into a reserved sequence. Raises as `handover` does."""
+        self.handover.import_kv(seq_id, layer, Positions(start, stop), self.kv_form(), Scales(), payload)
 
     def finish_import(
         self, seq_id: int, token_id: int, logprobs: Logprobs | None = None, num_cached: int = 0
@@ -194,6 +241,7 @@ class Engine:
         sequence = self._roster.find(seq_id, Status.IMPORTING)
         if not 0 <= token_id < self.config.vocab_size:  # would break the batch it is computed in
             raise InternalError(f"token id {token_id} is not in the vocabulary of {self.config.vocab_size}")
+        self.handover.close(seq_id)
         sequence.num_cached = num_cached
         self._roster.computed(sequence, sequence.num_tokens)
         self._roster.start(sequence)
@@ -201,17 +249,27 @@ class Engine:
 
     def abandon_import(self, seq_id: int) -> None:
         """The import failed: the prompt is queued, at its age, to be prefilled here. Raises UnknownSequence."""
-        self._roster.send_back(self._roster.find(seq_id, Status.IMPORTING))
+        sequence = self._roster.find(seq_id, Status.IMPORTING)
+        self.handover.close(seq_id)
+        self._roster.send_back(sequence)
 
-    def fail_all(self) -> tuple[FailureEvent, ...]:
-        """Ends every sequence, for when the engine cannot tell any more which of them is at fault."""
-        return tuple(self._fail(sequence) for sequence in tuple(self._roster.by_id.values()))
+    def fail_all(self, *, is_lost: bool = False) -> tuple[FailureEvent, ...]:
+        """Ends every sequence, for when the engine cannot tell any more which of them is at fault.
+
+        `is_lost`: the engine will do nothing any more, and whoever wants to go on has to do so elsewhere.
+        """
+        code = WorkerLost.code if is_lost else InternalError.code
+        return tuple(self._fail(sequence, code) for sequence in tuple(self._roster.by_id.values()))
 
     def _computes(self) -> bool:
-        """Whether a token comes of it. Mapped weights are read into memory by this, not by the first request."""
-        params = SamplingParams(max_tokens=1, temperature=0.0)
-        self.add(EngineRequest(0, (self.config.bos_token_id,), 1, params))
-        return not self.step().failures
+        """Whether a token comes of it. This reads mapped weights and compiles kernels, so that no request has to.
+
+        With steps ahead there are two ways to a token, a prompt's and a row's.
+        """
+        number = 2 if self._runner.looks_ahead else 1
+        params = SamplingParams(max_tokens=number, temperature=0.0)
+        self.add(EngineRequest(0, (self.config.bos_token_id,) * number, number, params))
+        return not any(self.step().failures for _ in range(number))
 
     def _plan(self, load: Load) -> Plan:
         budget = replace(self._budget, max_batch_tokens=self._pacer.num_tokens(load))
@@ -219,23 +277,29 @@ class Engine:
         self._roster.carry_out(plan)
         return plan
 
-    def _run(self, chunks: tuple[Chunk, ...]) -> dict[int, Sampled | None]:
-        """A token for each sequence that is due one; None for each that failed. A batch that breaks is taken apart."""
+    def _run(self, chunks: tuple[Chunk, ...]) -> Outcome:
+        """What came of them; a batch that breaks is taken apart, and whoever breaks alone has failed."""
         try:
             return self._runner.run(chunks, self._roster.by_id)
+        except torch.AcceleratorError:
+            raise  # the device is lost to this process, and with it every sequence
         except Exception:
             _log.exception("a batch of %d sequences failed", len(chunks))
+        self._runner.reset()
         if len(chunks) == 1:
-            return {chunks[0].seq_id: None}
-        return {seq_id: token for chunk in chunks for seq_id, token in self._run((chunk,)).items()}
+            return Outcome({chunks[0].seq_id: None}, frozenset())
+        apart = [self._run((chunk,)) for chunk in chunks]
+        return Outcome({seq_id: token for one in apart for seq_id, token in one.sampled.items()}, frozenset())
 
-    def _commit(self, plan: Plan, outcome: dict[int, Sampled | None]) -> list[Event]:
+    def _commit(self, plan: Plan, outcome: Outcome) -> list[Event]:
         events: list[Event] = []
         for chunk in plan.chunks:
             sequence = self._roster.by_id[chunk.seq_id]
-            if chunk.seq_id not in outcome:
+            if chunk.seq_id in outcome.queued:
+                continue
+            if chunk.seq_id not in outcome.sampled:
                 events += self._advance(sequence, chunk.stop)
-            elif (sampled := outcome[chunk.seq_id]) is None:
+            elif (sampled := outcome.sampled[chunk.seq_id]) is None:
                 events.append(self._fail(sequence))
             else:
                 events += self._advance(sequence, chunk.stop)
@@ -256,9 +320,10 @@ class Engine:
             self._roster.remove(sequence.seq_id)
         return TokenEvent(sequence.seq_id, sampled.token_id, sampled.logprobs, finish, num_cached)
 
-    def _fail(self, sequence: Sequence) -> FailureEvent:
+    def _fail(self, sequence: Sequence, code: str = InternalError.code) -> FailureEvent:
+        self.handover.close(sequence.seq_id)
         self._roster.remove(sequence.seq_id, failed=True)
-        return FailureEvent(sequence.seq_id, InternalError.code, "this request could not be computed")
+        return FailureEvent(sequence.seq_id, code, "this request could not be computed")
 
 
 def _torch_dtype(options: EngineOptions) -> torch.dtype:

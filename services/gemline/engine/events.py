@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from gemline.engine.blocks import BlockCounts
+
 
 class FinishReason(Enum):
     """Why a sequence ended."""
@@ -48,6 +50,14 @@ class PrefillEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class ResidencyChange:
+    """Names of blocks behind which requests can go on now and could not before, and the other way round."""
+
+    added: tuple[bytes, ...] = ()
+    removed: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StepResult:
     """All that one engine step did."""
 
@@ -58,4 +68,8 @@ class StepResult:
     num_waiting: int = 0
     num_batch_tokens: int = 0
     num_preempted: int = 0
+    residency: ResidencyChange = field(default_factory=ResidencyChange)
+    # Blocks that no sequence has, those that the prefix cache keeps among them.
+    free: BlockCounts = field(default=BlockCounts(0, 0), compare=False)
     duration_s: float = field(default=0.0, compare=False)
+    ended_s: float = field(default=0.0, compare=False)  # by the monotonic clock

@@ -1,6 +1,8 @@
 """The keys and values of all layers, in two pools of blocks: global layers and local ones. Knows no block's owner."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gemline.engine.config import Gemma2Config, LayerKind
 from gemline_kernels.layers import KeysValues
@@ -23,7 +25,7 @@ class KvCache:
         num_local_blocks: int,
         block_size: int,
         dtype: torch.dtype,
-        device: torch.device | str = "cpu",
+        device: torch.device | None = None,
     ) -> None:
         self.config = config
         self.block_size = block_size
@@ -39,15 +41,47 @@ class KvCache:
         return self.pools[layer]
 
     def write(self, layer: int, slots_T: torch.Tensor, keys_TGK: torch.Tensor, values_TGK: torch.Tensor) -> None:
-        """Puts one token's keys and values into each slot, cast to the cache's dtype."""
-        write_kv(keys_TGK, values_TGK, *self.pools[layer], slots_T)
+        """Puts one token's keys and values, on whatever device, into each slot, cast to the cache's dtype."""
+        keys_NSGK, values_NSGK = self.pools[layer]
+        device = keys_NSGK.device
+        write_kv(keys_TGK.to(device), values_TGK.to(device), keys_NSGK, values_NSGK, slots_T.to(device))
 
     def read(self, layer: int, slots_T: torch.Tensor) -> KeysValues:
         """Copies of the keys_TGK and values_TGK in those slots."""
         keys_NSGK, values_NSGK = self.pools[layer]
-        return KeysValues(
-            keys_NSGK.flatten(0, 1).index_select(0, slots_T), values_NSGK.flatten(0, 1).index_select(0, slots_T)
-        )
+        at = slots_T.to(keys_NSGK.device)
+        return KeysValues(keys_NSGK.flatten(0, 1).index_select(0, at), values_NSGK.flatten(0, 1).index_select(0, at))
+
+    def gather(self, layer: int, slots_T: torch.Tensor, heads: range, out_2TGK: torch.Tensor) -> None:
+        """Copies the keys, then the values, in those slots and of those KV heads into a tensor of the cache's dtype.
+
+        To a tensor in this memory from a cache in it each byte is copied once.
+        """
+        for pool_NSGK, out_TGK in zip(self.pools[layer], out_2TGK, strict=True):
+            rows = pool_NSGK.flatten(0, 1)[:, heads.start : heads.stop]
+            if rows.device == out_TGK.device:
+                torch.index_select(rows, 0, slots_T, out=out_TGK)
+            else:
+                out_TGK.copy_(rows.index_select(0, slots_T.to(rows.device)))
+
+    def scatter(self, layer: int, slots_T: torch.Tensor, heads: range, data_2TGK: NDArray[np.uint8]) -> None:
+        """Writes keys, then values, into those slots and those KV heads; the others stay as they are.
+
+        `data_2TGK` holds them as bytes in the cache's dtype, wherever they begin. Each byte is copied once where the
+        cache is in this memory.
+        """
+        for pool_NSGK, data_TGK in zip(self.pools[layer], data_2TGK, strict=True):
+            rows = pool_NSGK.flatten(0, 1)[:, heads.start : heads.stop].view(torch.uint8)
+            if rows.is_cpu:  # torch's index_copy_ takes two to three times as long
+                rows.numpy()[slots_T.numpy()] = data_TGK
+            else:
+                here = torch.from_numpy(data_TGK if data_TGK.flags.writeable else data_TGK.copy())
+                rows.index_copy_(0, slots_T.to(rows.device), here.to(rows.device))
+
+    @property
+    def is_in_this_memory(self) -> bool:
+        """Whether the pools are where Python's other objects are, and not on an accelerator."""
+        return self.pools[0].keys.is_cpu
 
     def _pool_shape(self, num_blocks: int) -> tuple[int, int, int, int]:
         return (num_blocks, self.block_size, self.config.num_key_value_heads, self.config.head_dim)

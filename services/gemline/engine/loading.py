@@ -18,6 +18,7 @@ from gemline_kernels import choose, selfcheck
 from gemline_kernels.backend import Backend
 from gemline_kernels.cpu.build import cpu_flags
 
+_BFLOAT16_BACKENDS = ("native", "triton")
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}  # a CPU without them computes bfloat16 slower than float32, in oneDNN
 
 _log = logging.getLogger(__name__)
@@ -52,22 +53,34 @@ class Loaded:
 def load_model(model_dir: Path, options: EngineOptions, backend: Backend | None = None) -> Loaded:
     """The checkpoint's weights, packed by the backend, or by this machine's best when none is given.
 
-    Raises CheckpointError when the checkpoint cannot be served as it is, ConfigurationError when the backend computes
-    something wrong on this machine.
+    Raises CheckpointError when the checkpoint cannot be served as it is, ConfigurationError when this machine's GPU is
+    too old, when the backend has no kernels for the model, and when it computes something wrong.
     """
     begun_s = time.perf_counter()
-    backend = backend or choose.choose()
+    backend = backend or _this_machines_best()
+    options = options.for_device(backend.device.type)
     config = Gemma2Config.load(model_dir)
     weights = load_weights(model_dir, config, options.quantization)
     dtype = choose_dtype(options.dtype, weights.stored_dtypes, backend.name)
+    try:
+        backend.check_shape(getattr(torch, dtype), config.head_dim, options.block_size)
+    except ValueError as error:
+        raise ConfigurationError(f"{model_dir}: {error}") from None
     _check(backend, dtype, options.quantization, config)
     model = Gemma2Model(config, weights, getattr(torch, dtype), backend, options.quantization)
     give_back_freed_memory()
     report = LoadReport(
-        backend.name, dtype, options.quantization, model.num_bytes, round(time.perf_counter() - begun_s, 3)
+        backend.name, dtype, options.quantization, model.weights.num_bytes, round(time.perf_counter() - begun_s, 3)
     )
     _log.info("%s: %s", model_dir, report)
     return Loaded(model, replace(options, dtype=dtype), revision(model_dir), report)
+
+
+def _this_machines_best() -> Backend:
+    try:
+        return choose.choose()
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def _check(backend: Backend, dtype: str, quantization: Quantization, config: Gemma2Config) -> None:
@@ -86,8 +99,8 @@ def _check(backend: Backend, dtype: str, quantization: Quantization, config: Gem
 
 
 def choose_dtype(asked: str, stored: frozenset[torch.dtype], backend_name: str) -> str:
-    """What "auto" stands for: bfloat16 if all is stored in it and this CPU computes it fast, else float32."""
+    """What "auto" stands for: bfloat16 if all is stored in it and this machine computes it fast, else float32."""
     if asked != "auto":
         return asked
-    is_fast = backend_name == "native" or bool(_BFLOAT16_FLAGS & cpu_flags())
+    is_fast = backend_name in _BFLOAT16_BACKENDS or bool(_BFLOAT16_FLAGS & cpu_flags())
     return "bfloat16" if is_fast and stored == {torch.bfloat16} else "float32"

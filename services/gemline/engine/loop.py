@@ -172,9 +172,10 @@ class EngineThread:
         refused, self._refused = tuple(self._refused), []
         try:
             result = engine.step() if engine.has_work else None
-        except Exception:
+        except Exception as error:
             _log.exception("a step failed; its engine lets go of every sequence")
-            result = StepResult(failures=engine.fail_all())
+            self._stopping = isinstance(error, torch.AcceleratorError)  # nothing runs on that device in this process
+            result = StepResult(failures=engine.fail_all(is_lost=self._stopping))
         if not refused:
             return result
         result = result or StepResult(num_running=engine.num_running, num_waiting=engine.num_waiting)

@@ -4,20 +4,23 @@ import ctypes
 import os
 from pathlib import Path
 
+import torch
+
 from gemline.engine.blocks import BlockCounts, num_blocks_for
 from gemline.engine.config import Gemma2Config
 from gemline.engine.options import EngineOptions
 from gemline.errors import ConfigurationError
 
-_SHARE = 4  # keys and values may take one part in so many of what is free
+_CPU_SHARE = 0.25  # of what is free, for keys and values: the rest of the machine has needs too
+_GPU_SHARE = 0.9  # what is left is for activations, logits and what graphs hold
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def size_pools(
-    options: EngineOptions, config: Gemma2Config, bytes_per_block: BlockCounts, free_bytes: int
+    options: EngineOptions, config: Gemma2Config, bytes_per_block: BlockCounts, free_bytes: int, *, is_gpu: bool = False
 ) -> BlockCounts:
-    """The blocks of both pools: as many as asked for, or as a quarter of the free bytes holds and is of use.
+    """The blocks of both pools: as many as asked for, or as a share of the free bytes holds and is of use.
 
     The local pool is as large as max_running windows, or as the global one if that is smaller. Raises
     ConfigurationError when one full context does not fit.
@@ -26,7 +29,7 @@ def size_pools(
         sizes = _with_local(options.num_kv_blocks, options, config)
         limit_bytes = free_bytes
     else:
-        limit_bytes = free_bytes // _SHARE
+        limit_bytes = int(free_bytes * (_GPU_SHARE if is_gpu else _CPU_SHARE))
         sizes = _with_local(_largest(options, config, bytes_per_block, limit_bytes), options, config)
     context_blocks = num_blocks_for(config.max_position_embeddings, options.block_size)
     needed = _with_local(context_blocks, options, config)
@@ -53,8 +56,12 @@ def max_local_blocks(options: EngineOptions, config: Gemma2Config) -> int:
     return num_blocks_for(config.sliding_window - 1, options.block_size) + num_blocks_for(num_new, options.block_size)
 
 
-def free_memory_bytes() -> int:
-    """What this process could still take, by the kernel and by the limits of its control groups."""
+def free_memory_bytes(device: torch.device | None = None, gpu_share: float = 1.0) -> int:
+    """What this process could still take, of its share of a GPU or by the kernel and its control groups' limits."""
+    if device is not None and device.type == "cuda":
+        torch.cuda.empty_cache()  # what packing the weights left in torch's own store counts as free too
+        free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+        return max(0, min(free_bytes, int(total_bytes * gpu_share) - torch.cuda.memory_reserved(device)))
     return max(0, min([_machine_bytes(), *_group_bytes()]))
 
 

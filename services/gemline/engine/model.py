@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import torch
 
 from gemline.engine.batch import Batch
+from gemline.engine.blocks import num_blocks_for
 from gemline.engine.config import Gemma2Config
 from gemline.engine.kv_cache import KvCache
 from gemline.errors import ConfigurationError
 from gemline_kernels import reference
 from gemline_kernels.backend import Backend, Embedding, Linear, Quantization
-from gemline_kernels.layers import LayerWeights, Stack
+from gemline_kernels.decoding import Decoder
+from gemline_kernels.layers import LayerWeights, Stack, Weights
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -35,34 +37,38 @@ class Gemma2Model:
         dtype: torch.dtype,
         backend: Backend = reference,
         quantization: Quantization = "none",
-        device: torch.device | str = "cpu",
     ) -> None:
         if dtype not in (torch.float32, torch.bfloat16):
             name = str(dtype).removeprefix("torch.")
             raise ConfigurationError(f"dtype must be float32 or bfloat16, is {name}: Gemma 2's activations overflow it")
         self.config = config
         self.dtype = dtype
-        self.device = torch.device(device)
-        packer = _Packer(config, weights, dtype, backend, quantization, self.device)
-        self._embedding = packer.embedding(_EMBEDDING)
-        self._head = self._embedding if config.tie_word_embeddings else packer.embedding(_HEAD)
-        self._stack = packer.stack()
-        self._layers = backend.layers(self._stack)
-        # Rounded to the model's dtype, as the published code does: in bfloat16 sqrt(3584) is 60.0, not 59.87.
-        self._embedding_scale = torch.tensor(math.sqrt(config.hidden_size), dtype=dtype).item()
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory that the packed matrices take."""
-        ends = self._embedding.num_bytes + (0 if self._head is self._embedding else self._head.num_bytes)
-        return ends + sum(layer.num_bytes for layer in self._stack.layers)
+        self.device = backend.device
+        self._backend = backend
+        packer = _Packer(config, weights, dtype, backend, quantization)
+        embedding = packer.embedding(_EMBEDDING)
+        self.weights = Weights(
+            embedding=embedding,
+            # Rounded to the model's dtype, as the published code does: in bfloat16 sqrt(3584) is 60.0, not 59.87.
+            embedding_scale=torch.tensor(math.sqrt(config.hidden_size), dtype=dtype).item(),
+            stack=packer.stack(),
+            head=embedding if config.tie_word_embeddings else packer.embedding(_HEAD),
+            final_cap=config.final_logit_softcapping,
+        )
+        self._layers = backend.layers(self.weights.stack)
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KvCache) -> torch.Tensor:
         """Writes the batch's keys and values into the cache; logits_BV of sample_rows, float32, soft-capped."""
-        residual_TD = self._embedding.rows(batch.token_ids_T, self._embedding_scale)
-        sampled_BD = self._layers(residual_TD, batch, cache.pools)
-        return self._head.logits(sampled_BD, self.config.final_logit_softcapping)
+        weights, on_device = self.weights, batch.to(self.device)
+        residual_TD = weights.embedding.rows(on_device.token_ids_T, weights.embedding_scale)
+        sampled_BD = self._layers(residual_TD, on_device, cache.pools)
+        return weights.head.logits(sampled_BD, weights.final_cap)
+
+    def decoder(self, cache: KvCache, num_rows: int) -> Decoder | None:
+        """Rows for decode steps on the device, over that cache; None where a forward pass is as good."""
+        num_blocks = num_blocks_for(self.config.max_position_embeddings, cache.block_size)
+        return self._backend.decoder(self.weights, cache.pools, num_rows, num_blocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,6 @@ class _Packer:
     dtype: torch.dtype
     ops: Backend
     quantization: Quantization
-    device: torch.device
 
     def embedding(self, name: str) -> Embedding:
         return self.ops.embedding(self._joined([name]), self.quantization)
@@ -85,7 +90,7 @@ class _Packer:
             first_norm_D=self._input_norm(0),
             layers=tuple(self._layer(layer) for layer in range(config.num_hidden_layers)),
             rope_table=reference.rope_table(
-                config.max_position_embeddings, config.head_dim, config.rope_theta, self.device
+                config.max_position_embeddings, config.head_dim, config.rope_theta, self.ops.device
             ),
             num_heads=config.num_attention_heads,
             num_groups=config.num_key_value_heads,
@@ -127,9 +132,9 @@ class _Packer:
         """Those tensors one below the other, each copied and cast at most once; a single one of our dtype as it is."""
         parts = [self.weights[name] for name in names]
         if len(parts) == 1:
-            return parts[0].to(self.device, self.dtype)
+            return parts[0].to(self.ops.device, self.dtype)
         shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
-        joined = torch.empty(shape, dtype=self.dtype, device=self.device)
+        joined = torch.empty(shape, dtype=self.dtype, device=self.ops.device)
         start = 0
         for part in parts:
             joined[start : start + len(part)].copy_(part)

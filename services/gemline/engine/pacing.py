@@ -72,6 +72,14 @@ class Pacer:
             wanted = max(wanted, int(limit_s / price_s) - _CONSTANT)
         return min(wanted, self._max_tokens)
 
+    def tokens_per_s(self, num_decoding: int) -> float | None:
+        """Of a newcomer's prompt beside so many streams; None before anything is known."""
+        price_s = self._price_s()
+        if price_s is None:
+            return None
+        num_tokens = self.num_tokens(Load(num_decoding, by_newcomer=num_decoding > 0))
+        return (num_tokens - num_decoding) / (price_s * (num_tokens + _CONSTANT))
+
     def _price_s(self) -> float | None:
         """Of a token; before any prompt was computed it is guessed from quiet steps. None before those, too."""
         if self._prices_s:

@@ -28,9 +28,12 @@ from collections.abc import Iterator
 
 from gemline.engine.block_hash import extend_hashes, root_hash
 from gemline.engine.blocks import BlockCounts, BlockPool, num_blocks_for
+from gemline.engine.events import ResidencyChange
 from gemline.engine.prefix_tree import CacheUse, Known, Match, Node, Trail
+from gemline.engine.residency import Residency
 from gemline.engine.retention import Agenda, Memory, ResumePoint
 from gemline.engine.sequence import Sequence
+from gemline.engine.tenancy import TenantShares
 
 _MEMORIES = 8  # of evicted blocks for each block of the pool; one takes about 250 bytes
 
@@ -39,20 +42,29 @@ class PrefixCache:
     """Of one engine, over its two pools. `window` is in positions, the newest included."""
 
     def __init__(
-        self, global_pool: BlockPool, local_pool: BlockPool, block_size: int, window: int, model_revision: str | None
+        self,
+        global_pool: BlockPool,
+        local_pool: BlockPool,
+        block_size: int,
+        window: int,
+        model_revision: str | None,
+        tenant_share: float = 0.5,
     ) -> None:
-        """Without a revision to name blocks by nothing is cached."""
+        """Without a revision to name blocks by nothing is cached. `tenant_share` is of either pool."""
         self._global_pool = global_pool
         self._local_pool = local_pool
         self._block_size = block_size
         self._num_tail = num_blocks_for(window - 1, block_size)
         self._revision = model_revision
+        self._residency = Residency(self._num_tail)
         self._nodes: dict[bytes, Node] = {}
         self._by_global_id: dict[int, Node] = {}
         self._by_local_id: dict[int, Node] = {}
         self._loose_leaves: OrderedDict[Node, None] = OrderedDict()
         self._loose_locals: OrderedDict[Node, None] = OrderedDict()
         self._agenda: Agenda[Node] = Agenda(max_memories=_MEMORIES * global_pool.num_blocks)
+        allowed = BlockCounts(*(int(tenant_share * pool.num_blocks) for pool in (global_pool, local_pool)))
+        self._shares = TenantShares(self._agenda, allowed)
         self._num_queried_tokens = self._num_hit_tokens = self._num_evicted_global = self._num_evicted_local = 0
 
     @property
@@ -60,6 +72,10 @@ class PrefixCache:
         """What the cache was good for so far."""
         num_evicted = BlockCounts(self._num_evicted_global, self._num_evicted_local)
         return CacheUse(self._num_queried_tokens, self._num_hit_tokens, num_evicted)
+
+    def take_residency(self) -> ResidencyChange:
+        """Where requests can go on now and could not when this was last asked, and the other way round."""
+        return self._residency.take()
 
     def begin(self, salt: bytes) -> Trail | None:
         """The trail of a new sequence; None when it has no salt and shares nothing."""
@@ -118,9 +134,11 @@ class PrefixCache:
         return num_tokens
 
     def expect_import(self, sequence: Sequence, start: int) -> None:
-        """The sequence's local keys and values will come from `start` on, and not those before."""
-        sequence.local_table.skip_before(start)
-        if sequence.trail is not None:
+        """What the sequence has not found will come, of local layers from `start` on, and not what is before."""
+        self.release_before(sequence, start)
+        if not sequence.local_table.num_held:
+            sequence.local_table.skip_before(start)
+        if sequence.trail is not None and start > sequence.num_computed:
             sequence.trail.whole_local_from = num_blocks_for(start, self._block_size)
 
     def publish(self, sequence: Sequence) -> None:
@@ -131,7 +149,7 @@ class PrefixCache:
         num_blocks = sequence.num_computed // self._block_size
         extend_hashes(trail.hashes, trail.root, sequence.token_ids, self._block_size, num_blocks)
         for index in range(trail.depth, num_blocks):
-            trail.node = self._publish(sequence, index, trail.hashes[index], trail.node)
+            trail.node = self._publish(sequence, index, trail, trail.node)
             trail.depth = index + 1
             if trail.depth == trail.branch_depth:
                 self._mark(trail.node, trail.branch_interval, is_shared=True)
@@ -169,7 +187,7 @@ class PrefixCache:
         """Empties one block of that pool. Raises IndexError when every block there is held."""
         loose = self._loose_locals if is_local else self._loose_leaves
         while not loose:
-            point = self._agenda.farthest()
+            point = self._shares.victim()
             if point is None:
                 raise IndexError(f"every block of the {'local' if is_local else 'global'} pool is held")
             self._drop(point)
@@ -213,21 +231,23 @@ class PrefixCache:
         if not path:
             return None
         node = path[-1]
-        is_crossing = node.num_children > 0 and node.point is None
+        is_crossing = bool(node.children) and node.point is None
         return Known(len(path), node.last_used, node.is_end, is_crossing=is_crossing)
 
-    def _publish(self, sequence: Sequence, index: int, block_hash: bytes, parent: Node | None) -> Node:
+    def _publish(self, sequence: Sequence, index: int, trail: Trail, parent: Node | None) -> Node:
         """The node of that block: a new one of its own blocks, or the one that is there, taken in their place."""
+        block_hash = trail.hashes[index]
         global_id = sequence.global_table.ids()[index]
         local_id = sequence.local_table.ids()[index] if sequence.local_table.holds(index) else None
         node = self._nodes.get(block_hash)
         if node is None:
-            node = Node(block_hash, parent, global_id, None, self._agenda.now)
+            node = Node(block_hash, parent, global_id, None, self._agenda.now, index + 1, trail.root)
             self._nodes[block_hash] = self._by_global_id[global_id] = node
             self._global_pool.cache(global_id)
+            self._shares.count(trail.root, num_global=1)
             self._agenda.forget(block_hash)
             if parent is not None:
-                parent.num_children += 1
+                parent.children[node] = None
         else:
             node.last_used = self._agenda.now
             self._global_pool.hold(node.global_id, sequence.arrival)
@@ -236,6 +256,7 @@ class PrefixCache:
             self._global_pool.release((global_id,), sequence.arrival)
         if local_id is not None:
             self._publish_local(sequence, index, local_id, node)
+        self._residency.changed(node)
         return node
 
     def _publish_local(self, sequence: Sequence, index: int, local_id: int, node: Node) -> None:
@@ -272,10 +293,13 @@ class PrefixCache:
             if any(member.local_id is None for member in tail):
                 return None
             for member in tail:
+                self._shares.count(node.root, num_local=not member.num_tails)
                 member.num_tails += 1
                 self._loose_locals.pop(member, None)
             self._loose_leaves.pop(node, None)
             point = node.point = ResumePoint(node, self._agenda.now, interval, is_shared=is_shared)
+            self._shares.add(node.root, point)
+            self._residency.marked(node)
         point.is_shared = point.is_shared or is_shared
         self._agenda.expect(point)
         return point
@@ -284,9 +308,12 @@ class PrefixCache:
         """What no other point needs, and nobody holds, is loose from now on; the deepest local block first."""
         node = point.node
         node.point = None
+        self._residency.marked(node)
         self._agenda.discard(point)
+        self._shares.discard(node.root, point)
         for member in self._tail(node):
             member.num_tails -= 1
+            self._shares.count(node.root, num_local=-(not member.num_tails))
             self._loosen_local(member)
         self._loosen_leaf(node)
 
@@ -316,7 +343,7 @@ class PrefixCache:
             self._loose_locals[node] = None
 
     def _loosen_leaf(self, node: Node) -> None:
-        if not node.num_children and node.point is None and not self._global_pool.is_held(node.global_id):
+        if not node.children and node.point is None and not self._global_pool.is_held(node.global_id):
             self._loose_leaves[node] = None
 
     def _empty_local(self, node: Node) -> None:
@@ -325,14 +352,17 @@ class PrefixCache:
             del self._by_local_id[node.local_id]
             self._local_pool.uncache(node.local_id)
             node.local_id = None
+            self._residency.changed(node)
 
     def _evict_leaf(self, node: Node) -> None:
         """Both its blocks; its parent, if that is loose now, is the next to go."""
         del self._nodes[node.block_hash], self._by_global_id[node.global_id], self._loose_leaves[node]
         self._empty_local(node)
         self._global_pool.uncache(node.global_id)
+        self._residency.gone(node)
+        self._shares.count(node.root, num_global=-1)
         if (parent := node.parent) is not None:
-            parent.num_children -= 1
+            del parent.children[node]
             self._loosen_leaf(parent)
             if parent in self._loose_leaves:
                 self._loose_leaves.move_to_end(parent, last=False)

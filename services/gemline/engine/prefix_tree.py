@@ -19,10 +19,14 @@ class Node:
     global_id: int
     local_id: int | None
     last_used: int
-    num_children: int = 0
+    depth: int  # 1 for the first block of a chain
+    root: bytes  # of its tenant's tree
+    children: "dict[Node, None]" = field(default_factory=dict)
     num_tails: int = 0  # of points, that it is in
     point: "ResumePoint[Node] | None" = None
     is_end: bool = False  # a prompt or a turn ended here, and nobody has gone on yet
+    num_in_row: int = 0  # as `residency` counts
+    is_told: bool = False  # to routers
 
 
 @dataclass(slots=True, eq=False)

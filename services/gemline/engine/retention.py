@@ -113,7 +113,11 @@ class Agenda(Generic[NodeT]):
         early, late = _top(self._earliest), _top(self._latest)
         if early is None or late is None:
             return None
-        return late if late.due - self.now >= _OVERDUE * (self.now - early.due) else early
+        return late if self.distance(late) >= self.distance(early) else early
+
+    def distance(self, point: ResumePoint[NodeT]) -> int:
+        """How far from now it is expected, to come or past."""
+        return max(point.due - self.now, _OVERDUE * (self.now - point.due))
 
     def remember(self, block_hash: bytes, memory: Memory) -> None:
         """A block that is evicted; the oldest memories fade."""

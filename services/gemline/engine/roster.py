@@ -3,7 +3,7 @@
 from bisect import insort
 
 from gemline.engine.blocks import BlockCounts, BlockPool, num_blocks_for
-from gemline.engine.events import FinishReason
+from gemline.engine.events import FinishReason, ResidencyChange
 from gemline.engine.pacing import Load
 from gemline.engine.prefix_cache import PrefixCache
 from gemline.engine.prefix_tree import CacheUse, Match
@@ -20,15 +20,24 @@ class Roster:
     """Every live sequence. Those that wait and those that run are kept in lists, the oldest first."""
 
     def __init__(
-        self, sizes: BlockCounts, block_size: int, window: int, max_local_blocks: int, model_revision: str | None
+        self,
+        sizes: BlockCounts,
+        block_size: int,
+        window: int,
+        max_local_blocks: int,
+        model_revision: str | None,
+        *,
+        tenant_share: float = 0.5,
+        looks_ahead: bool = False,
     ) -> None:
-        """Without a revision to name blocks by, none is kept for others."""
+        """Without a revision to name blocks by, none is kept for others. `looks_ahead`: steps are queued ahead."""
         self._global_pool = BlockPool(sizes.num_global)
         self._local_pool = BlockPool(sizes.num_local)
-        self._cache = PrefixCache(self._global_pool, self._local_pool, block_size, window, model_revision)
+        self._cache = PrefixCache(self._global_pool, self._local_pool, block_size, window, model_revision, tenant_share)
         self._block_size = block_size
         self._window = window
         self._max_local_blocks = max_local_blocks
+        self._looks_ahead = looks_ahead
         self._num_arrivals = 0
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
@@ -50,10 +59,19 @@ class Roster:
         """What the prefix cache was good for since the start."""
         return self._cache.use
 
+    def take_residency(self) -> ResidencyChange:
+        """What has changed in the prefix cache for routers, since this was last asked."""
+        return self._cache.take_residency()
+
     @property
     def num_waiting(self) -> int:
         """Sequences without blocks."""
         return len(self._waiting)
+
+    @property
+    def num_queued_tokens(self) -> int:
+        """Tokens of prompts that are to be computed here, as far as is known before their cached ones are found."""
+        return sum(s.num_tokens - s.num_computed for s in (*self._running, *self._waiting) if not s.decodes)
 
     @property
     def num_running(self) -> int:
@@ -103,12 +121,22 @@ class Roster:
         """To the end of the queue."""
         self._wait(self._register(request))
 
-    def reserve(self, request: EngineRequest) -> None:
-        """Blocks for all its tokens but, in the local pool, those that its first decoded token cannot see."""
+    def newcomer(self, request: EngineRequest) -> SequenceView:
+        """The request as the scheduler would see it at the end of the queue, with what it would find in the cache."""
+        sequence = Sequence.begin(request, 0, self._block_size, self._cache.begin(request.cache_salt))
+        return self._view(sequence, self._cache.match(sequence))
+
+    def reserve(self, request: EngineRequest) -> int:
+        """Blocks for all its tokens but, in the local pool, those that its first decoded token cannot see.
+
+        Returns how many of its tokens the prefix cache has: the others are to be imported.
+        """
         sequence = self._register(request)
         sequence.status = Status.IMPORTING
+        sequence.num_computed = self._cache.admit(sequence, self._cache.match(sequence))
         self._cache.expect_import(sequence, max(0, sequence.num_tokens - self._window + 1))
         self._cover(sequence, sequence.num_tokens)
+        return sequence.num_computed
 
     def carry_out(self, plan: Plan) -> None:
         """Frees what the preempted have, admits, and gives every chunk its blocks."""
@@ -118,6 +146,9 @@ class Roster:
             self._admit(self.by_id[seq_id])
         for chunk in plan.chunks:
             self._cover(self.by_id[chunk.seq_id], chunk.stop)
+        if self._looks_ahead:
+            for chunk in plan.chunks:
+                self._cover_ahead(self.by_id[chunk.seq_id], chunk.stop + 1)
 
     def start(self, sequence: Sequence) -> None:
         """Into the batch, at its age."""
@@ -205,6 +236,11 @@ class Roster:
                     self._cache.make_room(is_local=is_local)
                 table.append(pool.allocate(sequence.arrival))
 
+    def _cover_ahead(self, sequence: Sequence, stop: int) -> None:
+        """The block for the token after the next, where nobody could miss it."""
+        if sequence.num_tokens < stop and sequence.may_go_on and min(self.free) > len(self.by_id):
+            self._cover(sequence, stop)
+
     def _running_view(self, sequence: Sequence) -> SequenceView:
         holder = sequence.arrival
         return SequenceView(
@@ -222,15 +258,17 @@ class Roster:
         num_blocks_left = self._global_pool.num_free
         for sequence in self._waiting[:num_places]:
             match = self._matches[sequence.seq_id] = self._cache.match(sequence)
-            num_found = match.num_blocks * self._block_size
-            views.append(
-                SequenceView(sequence.seq_id, sequence.num_tokens, num_found, match.num_blocks, match.num_idle)
-            )
-            num_tokens -= sequence.num_tokens - num_found
+            view = self._view(sequence, match)
+            views.append(view)
+            num_tokens -= sequence.num_tokens - view.num_computed
             num_blocks_left -= num_blocks_for(sequence.num_tokens, self._block_size) - match.num_blocks
             if num_tokens <= 0 or num_blocks_left < 0:
                 break
         return tuple(views)
+
+    def _view(self, sequence: Sequence, match: Match) -> SequenceView:
+        num_found = match.num_blocks * self._block_size
+        return SequenceView(sequence.seq_id, sequence.num_tokens, num_found, match.num_blocks, match.num_idle)
 
 
 def _arrival(sequence: Sequence) -> int:

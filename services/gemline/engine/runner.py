@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -10,36 +10,78 @@ from numpy.typing import NDArray
 
 from gemline.engine.batch import Batch
 from gemline.engine.blocks import BlockTable
+from gemline.engine.decode_rows import DecodeRows, choice, is_chosen_by_logits
 from gemline.engine.kv_cache import KvCache
 from gemline.engine.sampling import Sampled, SampleRow, sample
 from gemline.engine.scheduler import Chunk
 from gemline.engine.sequence import Sequence
+from gemline_kernels.decoding import Decoder
 
 
 class Model(Protocol):
     """What the runner needs of a model."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where its cache has to be."""
+
     def forward(self, batch: Batch, cache: KvCache) -> torch.Tensor:
         """Writes the batch's keys and values into the cache; logits_BV of sample_rows, float32, soft-capped."""
-        ...
+
+    def decoder(self, cache: KvCache, num_rows: int) -> Decoder | None:
+        """Rows for decode steps on the device, over that cache; None where a forward pass is as good."""
+
+
+class Outcome(NamedTuple):
+    """What came of a plan's chunks."""
+
+    sampled: dict[int, Sampled | None]  # of each sequence that is due a token; None where it failed
+    queued: frozenset[int]  # sequences whose chunk is on its way only, and is to be asked for again
 
 
 class Runner:
     """One model over one cache."""
 
-    def __init__(self, model: Model, cache: KvCache) -> None:
+    def __init__(self, model: Model, cache: KvCache, max_running: int) -> None:
         self._model = model
         self._cache = cache
+        self._decoder = model.decoder(cache, max_running)
+        self._rows = None if self._decoder is None else DecodeRows(self._decoder, cache.block_size)
 
-    def run(self, chunks: SequenceOf[Chunk], sequences: Mapping[int, Sequence]) -> dict[int, Sampled | None]:
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether a sequence's block is of use before the step that it is needed in."""
+        return self._rows is not None
+
+    def run(self, chunks: SequenceOf[Chunk], sequences: Mapping[int, Sequence]) -> Outcome:
         """Computes the chunks. A sequence whose last known token is among them gets a token, or None if that failed."""
+        with torch.inference_mode():
+            if self._rows is None:
+                return Outcome(self._forward(chunks, sequences), frozenset())
+            in_rows = [chunk for chunk in chunks if self._rows.takes(chunk, sequences[chunk.seq_id])]
+            answers = self._rows.run(in_rows, sequences)
+            sampled = {seq_id: _sampled(token_id) for seq_id, token_id in answers.token_ids.items()}
+            others = [chunk for chunk in chunks if chunk not in set(in_rows)]
+            return Outcome(sampled | self._forward(others, sequences), answers.queued)
+
+    def reset(self) -> None:
+        """Lets go of whatever is queued, after an error."""
+        if self._rows is not None:
+            self._rows.reset()
+
+    def _forward(self, chunks: SequenceOf[Chunk], sequences: Mapping[int, Sequence]) -> dict[int, Sampled | None]:
         if not chunks:
             return {}
         complete = [c.seq_id for c in chunks if c.stop == sequences[c.seq_id].num_tokens]
-        with torch.inference_mode():
-            logits_BV = self._model.forward(collect(chunks, sequences, self._cache.block_size), self._cache)
-            sampled = sample(logits_BV, [_row(sequences[seq_id]) for seq_id in complete])
+        logits_BV = self._model.forward(collect(chunks, sequences, self._cache.block_size), self._cache)
+        sampled = self._sample(logits_BV, [sequences[seq_id] for seq_id in complete])
         return dict(zip(complete, sampled, strict=True))
+
+    def _sample(self, logits_BV: torch.Tensor, sequences: SequenceOf[Sequence]) -> list[Sampled | None]:
+        """On the device where it can choose all of the tokens, else here."""
+        if self._decoder is not None and sequences and all(map(is_chosen_by_logits, sequences)):
+            return list(map(_sampled, self._decoder.choose(logits_BV, [choice(sequence) for sequence in sequences])))
+        return sample(logits_BV.cpu(), [_row(sequence) for sequence in sequences])
 
 
 def collect(chunks: SequenceOf[Chunk], sequences: Mapping[int, Sequence], block_size: int) -> Batch:
@@ -81,6 +123,10 @@ def _stack(chunks: SequenceOf[Chunk], tables: SequenceOf[BlockTable], block_size
             raise IndexError(f"sequence {chunk.seq_id}: positions [{chunk.start}, {chunk.stop}) are not all held")
         parts += (table.ids().tobytes(), bytes(8 * (width - table.num_blocks)))
     return np.frombuffer(bytearray().join(parts), dtype=np.int64).reshape(len(tables), width)
+
+
+def _sampled(token_id: int | None) -> Sampled | None:
+    return None if token_id is None else Sampled(token_id, None)
 
 
 def _row(sequence: Sequence) -> SampleRow:

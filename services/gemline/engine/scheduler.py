@@ -78,11 +78,10 @@ def schedule(state: SchedulerState, budget: Budget) -> Plan:
     return Plan(tuple(draft.preempted), tuple(admitted), tuple(draft.chunks.values()))
 
 
-def has_room(state: SchedulerState, budget: Budget, num_tokens: int) -> bool:
-    """Whether a sequence of that many tokens could be admitted now, behind all that wait."""
+def has_room(state: SchedulerState, budget: Budget, newcomer: SequenceView) -> bool:
+    """Whether a sequence could be admitted now, behind all that wait."""
     if state.num_waiting or len(state.running) + state.num_reserved >= budget.max_running:
         return False
-    newcomer = SequenceView(0, num_tokens, 0, 0, BlockCounts(0, 0))
     need, spare = _need(state, newcomer), _spare(state, state.free, state.running)
     return need.num_global <= spare.num_global and need.num_local <= spare.num_local
 

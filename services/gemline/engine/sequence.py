@@ -72,6 +72,11 @@ class Sequence:
         """Whether one token is all it lacks to be given its next; otherwise it prefills."""
         return len(self.token_ids) - self.num_computed == 1
 
+    @property
+    def may_go_on(self) -> bool:
+        """Whether, after its next token, another one may be wanted."""
+        return len(self.token_ids) + 1 - self.num_prompt_tokens < self.params.max_tokens
+
     def append(self, token_id: int) -> FinishReason | None:
         """One more token of the answer; says whether, and why, it was the last."""
         self.token_ids.append(token_id)

@@ -16,15 +16,15 @@ class Solo:
         num_blocks = -(-capacity // block_size)
         self._model = model
         self._cache = KvCache(model.config, num_blocks, num_blocks, block_size, model.dtype, model.device)
-        self._table_BP = torch.arange(num_blocks, device=model.device)[None]
+        self._table_BP = torch.arange(num_blocks)[None]
         self.num_computed = 0
 
     def forward(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Appends the tokens; logits_TV, float32, one row for each of them."""
         start, stop = self.num_computed, self.num_computed + len(token_ids)
-        positions_T = torch.arange(start, stop, device=self._model.device)
+        positions_T = torch.arange(start, stop)
         batch = Batch(
-            token_ids_T=torch.tensor(token_ids, device=self._model.device),
+            token_ids_T=torch.tensor(token_ids),
             positions_T=positions_T,
             global_slots_T=positions_T,
             local_slots_T=positions_T,

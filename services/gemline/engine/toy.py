@@ -9,6 +9,7 @@ from gemline.engine.config import Gemma2Config
 from gemline.engine.engine import Engine
 from gemline.engine.kv_cache import KvCache
 from gemline.engine.options import EngineOptions
+from gemline_kernels.decoding import Decoder
 
 TOY_CONFIG = Gemma2Config(
     vocab_size=97,
@@ -43,14 +44,23 @@ class ToyModel:
     """Keeps tokens and positions in the cache and reads them back, so that a wrong block gives a wrong token.
 
     A sequence whose last token is `nan_token_id` gets NaN logits; a batch that holds `broken_token_id` raises.
+    `looks_ahead`: it has a decoder, too.
     """
 
+    device = torch.device("cpu")
+
     def __init__(
-        self, config: Gemma2Config = TOY_CONFIG, nan_token_id: int | None = None, broken_token_id: int | None = None
+        self,
+        config: Gemma2Config = TOY_CONFIG,
+        nan_token_id: int | None = None,
+        broken_token_id: int | None = None,
+        *,
+        looks_ahead: bool = False,
     ) -> None:
         self._config = config
         self._nan_token_id = nan_token_id
         self._broken_token_id = broken_token_id
+        self._looks_ahead = looks_ahead
 
     def forward(self, batch: Batch, cache: KvCache) -> torch.Tensor:
         """The likeliest token is `toy_next`; each one further up from it, and around, is half a nat less likely."""
@@ -59,6 +69,12 @@ class ToyModel:
             raise RuntimeError(f"token {self._broken_token_id} breaks the toy")
         rows = [self._logits(batch, cache, row) for row in batch.sample_rows.tolist()]
         return torch.stack(rows) if rows else torch.empty((0, self._config.vocab_size))
+
+    def decoder(self, cache: KvCache, num_rows: int) -> Decoder | None:
+        """Rows that compute as they are launched, if it looks ahead."""
+        from gemline.engine.toy_decoder import ToyDecoder  # which is made of this model
+
+        return ToyDecoder(self, cache, num_rows) if self._looks_ahead else None
 
     def _write(self, batch: Batch, cache: KvCache) -> None:
         shape = (-1, 1, self._config.head_dim)

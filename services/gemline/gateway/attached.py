@@ -4,8 +4,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from gemline.errors import GemlineError, Unavailable
+from gemline.errors import Unavailable
 from gemline.gateway.inbox import Inbox
+from gemline.gateway.moves import Reason, error_of_break
 from gemline.internal.v1 import decode_pb2
 
 MAX_HANDLE = 2**32 - 1
@@ -18,7 +19,7 @@ class Attached:
         self._inboxes: dict[int, Inbox] = {}
         self._last_handle = 0
         self._outgoing: asyncio.Queue[decode_pb2.AttachRequest | None] = asyncio.Queue()
-        self._broken: GemlineError | None = None
+        self._broken_by: Reason | None = None
         self.num_reported = 0  # sequences running and waiting there, as the last step said
         self.num_submitted = 0  # by us, since then
         self.reported_at_s = float("-inf")  # of the monotonic clock
@@ -27,6 +28,11 @@ class Attached:
     def num_in_flight(self) -> int:
         """Requests that have not ended."""
         return len(self._inboxes)
+
+    @property
+    def expects_tokens(self) -> bool:
+        """Whether a request has begun and not ended: the worker computes for it, and is heard of."""
+        return any(inbox.has_begun for inbox in self._inboxes.values())
 
     async def outgoing(self) -> AsyncIterator[decode_pb2.AttachRequest]:
         """What goes down to the worker, in order; ends when the stream breaks."""
@@ -39,8 +45,8 @@ class Attached:
 
     def submit(self, submit: decode_pb2.Submit) -> Inbox:
         """Send a request, filling in its handle; raises the stream's error when it is broken."""
-        if self._broken is not None:
-            raise Unavailable(self._broken.message)
+        if self._broken_by is not None:
+            raise Unavailable(error_of_break(self._broken_by).message)
         submit.handle = handle = self._new_handle()
         inbox = self._inboxes[handle] = Inbox(lambda: self._cancel(handle))
         self.num_submitted += 1
@@ -56,13 +62,13 @@ class Attached:
         self.num_reported, self.num_submitted = step.num_running + step.num_waiting, 0
         self.reported_at_s = time.monotonic()
 
-    def on_break(self, error: GemlineError) -> None:
-        """The stream is gone, and with it every request on it."""
-        self._broken = error
+    def on_break(self, reason: Reason) -> None:
+        """The stream is gone, and with it every request on it; what still comes on it is nobody's."""
+        self._broken_by = reason
         self._outgoing.put_nowait(None)
         inboxes, self._inboxes = self._inboxes, {}
         for inbox in inboxes.values():
-            inbox.fail(error)
+            inbox.fail(reason)
 
     def _new_handle(self) -> int:
         handle = self._last_handle % MAX_HANDLE + 1

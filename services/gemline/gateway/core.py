@@ -7,18 +7,23 @@ import secrets
 
 from gemline.cluster.keys import ApiKeys
 from gemline.cluster.records import ModelCard, Role
+from gemline.cluster.sessions import SessionStore
 from gemline.cluster.workers import WorkersView
 from gemline.errors import GemlineError, InternalError, Unauthenticated, Unavailable
-from gemline.gateway.answer import Answer
+from gemline.gateway.answer import Answer, Source
 from gemline.gateway.assemble import Assembler
 from gemline.gateway.catalog import Catalog
-from gemline.gateway.dispatch import Dispatch
+from gemline.gateway.dispatch import Dispatch, Ground
 from gemline.gateway.encoder import Encoder, prompt_param
 from gemline.gateway.links import Links
 from gemline.gateway.metrics import CANCELED, GatewayMetrics, Observation
+from gemline.gateway.quarantine import Quarantine
+from gemline.gateway.recording import Recording
 from gemline.gateway.requests import GenerationRequest, Prompt, Tenant
 from gemline.gateway.sampling import check_sampling, resolve_sampling
+from gemline.gateway.sessions import Sessions
 from gemline.gateway.settings import GatewaySettings
+from gemline.gateway.suspects import Suspects
 from gemline.gateway.tokenization import TokenizationWorkers
 from gemline.gateway.tokenizers import Tokenizers
 from gemline.internal.v1 import decode_pb2
@@ -48,17 +53,32 @@ class Gateway:
     The view must have been started; it and `keys` stay their owner's. Every method raises errors of gemline.errors.
     """
 
-    def __init__(self, settings: GatewaySettings, view: WorkersView, keys: ApiKeys, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        view: WorkersView,
+        keys: ApiKeys,
+        telemetry: Telemetry,
+        store: SessionStore | None = None,
+    ) -> None:
+        """Without a `store` of sessions it serves none."""
         self.settings = settings
         self.telemetry = telemetry
         self._view = view
         self._keys = keys
         self._metrics = GatewayMetrics(telemetry)
         self._catalog = Catalog(view)
-        self._links = Links(settings.gateway_id, open_channel, settings.connect_timeout_s)
+        self._links = Links(
+            settings.gateway_id,
+            open_channel,
+            settings.connect_timeout_s,
+            silence_timeout_s=settings.silence_timeout_s,
+        )
+        self._ground = Ground(self._links, Suspects(), Quarantine(settings.quarantine_s), settings.resume_timeout_s)
         self._workers = TokenizationWorkers(view, open_channel)
         self._tokenizers = Tokenizers(self._workers)
         self._encoder = Encoder(self._workers, self._tokenizers, settings.encode_timeout_s)
+        self.sessions = Sessions(self, self._catalog, view, store, telemetry)
         self._is_running = False
         self._is_draining = False
 
@@ -78,6 +98,7 @@ class Gateway:
         self._tokenizers.stop()
         await self._links.stop()
         await self._workers.stop()
+        await self.sessions.stop()
 
     def ready(self) -> bool:
         """Whether a request for at least one model could be answered now."""
@@ -104,17 +125,24 @@ class Gateway:
         """One of them; raises ModelNotFound, or Unavailable while nobody serves it."""
         return self._catalog.card(model_id)
 
-    async def generate(self, tenant: Tenant, request: GenerationRequest, *, traceparent: str = "") -> Answer:
+    async def generate(
+        self,
+        tenant: Tenant,
+        request: GenerationRequest,
+        *,
+        traceparent: str = "",
+        recording: Recording | None = None,
+    ) -> Answer:
         """Start one answer, which its reader must read to the end or close.
 
         Raises what can be known before a token is generated; what comes later is raised from the answer.
-        `traceparent` is the caller's trace (W3C), if there is one.
+        `traceparent` is the caller's trace (W3C), if there is one; `recording` gets the token ids.
         """
         traceparent = traceparent if _TRACEPARENT.fullmatch(traceparent) else ""
         span = self.telemetry.span("gateway", traceparent, {"gemline.request_id": request.request_id})
         observation = Observation(self._metrics, span, self._label(request.model))
         try:
-            return await self._begin(tenant, request, observation)
+            return await self._begin(tenant, request, observation, recording)
         except GemlineError as error:
             observation.end(error.code, error)
             raise
@@ -138,7 +166,9 @@ class Gateway:
         tokenizer = await self._tokenizers.get(self.model(tenant, model_id))
         return tokenizer.decode(token_ids, keep_control=True)
 
-    async def _begin(self, tenant: Tenant, request: GenerationRequest, observation: Observation) -> Answer:
+    async def _begin(
+        self, tenant: Tenant, request: GenerationRequest, observation: Observation, recording: Recording | None
+    ) -> Answer:
         if not self._is_running:
             raise Unavailable("the gateway is not running; try again")
         card = self.model(tenant, request.model)
@@ -148,7 +178,7 @@ class Gateway:
         token_ids = await self._encoder.encode(card, request.prompt, trace_context)
         sampling = resolve_sampling(request.sampling, card, len(token_ids), prompt_param=prompt_param(request.prompt))
         dispatch = Dispatch(
-            self._links,
+            self._ground,
             card,
             decode_pb2.Submit(
                 request_id=request.request_id,
@@ -158,11 +188,17 @@ class Gateway:
                 trace_context=trace_context,
                 cache_salt=tenant.cache_salt,
             ),
+            observation.moved,
+            owner=request.owner,
+            on_hit=observation.hit,
         )
         await dispatch.start()
         observation.begun(len(token_ids))
         assembler = Assembler(tokenizer, request.sampling.stop, len(token_ids))
-        return Answer(request.request_id, len(token_ids), dispatch, assembler, observation)
+        source: Source = dispatch
+        if recording is not None:
+            source = recording.begin(dispatch, token_ids, sampling.stop_token_ids, tokenizer)
+        return Answer(request.request_id, len(token_ids), source, assembler, observation)
 
     def _follow(self) -> None:
         if not self._is_running:  # the view may outlive us

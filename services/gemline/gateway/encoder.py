@@ -1,10 +1,10 @@
 """Prompts to token ids, by asking a tokenization worker. Knows the tokenizer's <bos> alone."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING
 
 from gemline.cluster.records import ModelCard, WorkerRecord
-from gemline.errors import InvalidRequest
+from gemline.errors import InvalidRequest, Unavailable
 from gemline.gateway.requests import Message, Prompt
 from gemline.gateway.sampling import check_token_ids
 from gemline.gateway.tokenization import TokenizationWorkers
@@ -37,9 +37,21 @@ class Encoder:
             request.turns.extend(_turn(i, message) for i, message in enumerate(prompt.messages))
             if not prompt.messages:  # to the worker it would be an empty text
                 raise InvalidRequest("messages is empty: it must hold at least one user message", param="messages")
+            if prompt.after:
+                return await self._following(card, request, prompt.after)
         else:
             request.text = _utf8("prompt", prompt.text or "")
         return await self._ask(card, request)
+
+    async def _following(
+        self, card: ModelCard, request: tokenization_pb2.EncodeRequest, before: Sequence[int]
+    ) -> list[int]:
+        """The ids that are there, and those of the turns that continue them."""
+        request.continues = True
+        token_ids = await self._ask(card, request)
+        if token_ids[:1] == [(await self._tokenizers.get(card)).bos_id]:
+            raise Unavailable("the tokenization worker is of a release that cannot continue a conversation; try again")
+        return [*before, *token_ids]
 
     async def _ask(self, card: ModelCard, request: tokenization_pb2.EncodeRequest) -> list[int]:
         def encode(stub: "TokenizationAsyncStub", record: WorkerRecord) -> Awaitable[tokenization_pb2.EncodeResponse]:

@@ -4,6 +4,8 @@ from __future__ import annotations  # an enum's ValueType is in the stubs alone
 
 from collections.abc import Iterable, Sequence
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from gemline.cluster.records import ModelCard
 from gemline.errors import InvalidRequest
 from gemline.gateway.requests import (
@@ -16,7 +18,9 @@ from gemline.gateway.requests import (
     TokenLogprob,
     Usage,
 )
+from gemline.gateway.sessions import Session
 from gemline.v1 import inference_pb2 as pb
+from gemline.v1 import sessions_pb2
 
 _ROLES = {pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "assistant", pb.ROLE_SYSTEM: "system"}
 _FINISH_REASONS = {"stop": pb.FINISH_REASON_STOP, "length": pb.FINISH_REASON_LENGTH}
@@ -93,6 +97,28 @@ def model(card: ModelCard) -> pb.Model:
         dtype=card.dtype,
         quantization=card.quantization,
     )
+
+
+def session(found: Session) -> sessions_pb2.Session:
+    """The message of one session."""
+    record = found.record
+    return sessions_pb2.Session(
+        id=record.session_id,
+        model=record.model_id,
+        num_turns=record.num_turns,
+        num_tokens=record.num_tokens,
+        created_at=_timestamp(record.made_us),
+        updated_at=_timestamp(record.updated_us),
+        expires_at=_timestamp(round(record.ends_s * 1_000_000)),
+        owner_present=found.owner_present,
+        kv_bytes=record.residence.num_bytes,
+        metadata=record.metadata,
+        ttl_s=int(record.ttl_s),
+    )
+
+
+def _timestamp(time_us: int) -> Timestamp:
+    return Timestamp(seconds=time_us // 1_000_000, nanos=time_us % 1_000_000 * 1000)
 
 
 def _message(index: int, message: pb.Message) -> Message:

@@ -8,13 +8,16 @@ from gemline.errors import ConfigurationError
 from gemline.gateway.core import Gateway
 from gemline.gateway.grpc_api import PublicServicer
 from gemline.gateway.grpc_auth import KeyCheck
+from gemline.gateway.grpc_sessions import PublicSessions
 from gemline.gateway.settings import GatewaySettings, joined
 from gemline.rpc.health import Health
 from gemline.rpc.options import Options, server_options
 from gemline.rpc.status import ErrorInterceptor
 from gemline.v1.inference_pb2_grpc import add_InferenceServicer_to_server
+from gemline.v1.sessions_pb2_grpc import add_SessionsServicer_to_server
 
 SERVICE = "gemline.v1.Inference"
+SESSIONS = "gemline.v1.Sessions"
 
 # Clients are far away: unlike a worker, one that is silent for a second is not gone.
 _PUBLIC = {
@@ -33,7 +36,8 @@ class PublicServer:
             interceptors=[ErrorInterceptor(), KeyCheck(gateway)], options=_options(settings.body_limit_bytes)
         )
         add_InferenceServicer_to_server(PublicServicer(gateway), self._server)
-        self._health = Health(self._server, [SERVICE])
+        add_SessionsServicer_to_server(PublicSessions(gateway), self._server)
+        self._health = Health(self._server, [SERVICE, SESSIONS])
         self._settings = settings
         self.address = ""  # host:port
 

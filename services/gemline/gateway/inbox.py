@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from gemline.engine.events import FinishReason
 from gemline.errors import GemlineError
+from gemline.gateway.moves import Reason, error_of_break
 from gemline.internal.v1 import decode_pb2, sampling_pb2
 from gemline.rpc.convert import error_from_proto, finish_from_proto
 
@@ -26,7 +27,18 @@ class Inbox:
     max_tokens ids, however slow the reader is, for the worker generates no more.
     """
 
-    __slots__ = ("_cancel", "_error", "_finish", "_is_canceled", "_logprobs", "_num_cached", "_token_ids", "_waiter")
+    __slots__ = (
+        "_cancel",
+        "_error",
+        "_finish",
+        "_is_canceled",
+        "_logprobs",
+        "_num_cached",
+        "_token_ids",
+        "_waiter",
+        "broken_by",
+        "has_begun",
+    )
 
     def __init__(self, cancel: Callable[[], None]) -> None:
         """`cancel` tells the worker; it is harmless after the request's end."""
@@ -38,10 +50,19 @@ class Inbox:
         self._error: GemlineError | None = None
         self._is_canceled = False
         self._waiter: asyncio.Future[None] | None = None
+        self.broken_by: Reason | None = None  # what ended the worker's stream; None while it stands
+        self.has_begun = False  # a token has come
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing has come yet: no token, no end."""
+        return not (self.has_begun or self._has_news())
 
     def deliver(self, event: decode_pb2.Event) -> bool:
         """Take what a step brought; true when it was the request's last event."""
-        self._token_ids.extend(event.token_ids)
+        if event.token_ids:
+            self.has_begun = True
+            self._token_ids.extend(event.token_ids)
         if event.logprobs:
             self._logprobs.extend(event.logprobs)
         if event.num_cached_tokens:
@@ -52,9 +73,9 @@ class Inbox:
         self._wake()
         return self._finish is not None or self._error is not None
 
-    def fail(self, error: GemlineError) -> None:
-        """Nothing more will come: the reader gets what is here, and then `error`."""
-        self._error = error
+    def fail(self, reason: Reason) -> None:
+        """The worker's stream is broken: the reader gets what is here, and then the error."""
+        self.broken_by, self._error = reason, error_of_break(reason)
         self._wake()
 
     def cancel(self) -> None:

@@ -7,12 +7,17 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from gemline.cluster.records import State, WorkerRecord
-from gemline.errors import StaleEpoch, Unavailable, WorkerLost
+from gemline.engine.blocks import BlockCounts
+from gemline.errors import StaleEpoch, Unavailable
 from gemline.gateway.attached import Attached
 from gemline.gateway.inbox import Inbox
-from gemline.gateway.routing import Candidate
+from gemline.gateway.moves import Reason, reason_of_break
+from gemline.gateway.residency import ResidencyIndex, names_of
+from gemline.gateway.routing import UNLIMITED, Candidate, Life
+from gemline.gateway.silence import falls_silent
 from gemline.gateway.tasks import is_task_canceled
 from gemline.internal.v1 import decode_pb2
 from gemline.internal.v1.decode_pb2_grpc import DecodeStub
@@ -20,6 +25,7 @@ from gemline.internal.v1.decode_pb2_grpc import DecodeStub
 log = logging.getLogger(__name__)
 
 HELLO_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 1.0
 MIN_BACKOFF_S, MAX_BACKOFF_S = 0.05, 1.0
 # What a step says of the load is newer than the lease, which is renewed every 2 s, for this long.
 LOAD_FRESH_S = 2.5
@@ -30,16 +36,29 @@ OpenChannel = Callable[[str], grpc.aio.Channel]
 class DecodeLink:
     """One worker, one epoch. `record` is replaced by its owner when the lease says something new."""
 
-    def __init__(self, record: WorkerRecord, gateway_id: str, open_channel: OpenChannel) -> None:
+    def __init__(
+        self,
+        record: WorkerRecord,
+        gateway_id: str,
+        open_channel: OpenChannel,
+        silence_timeout_s: float,
+        resident: ResidencyIndex[Candidate] | None = None,
+    ) -> None:
+        """What the worker says of its prefix cache goes into `resident`."""
         self.record = record
+        self._resident = resident
+        self._candidate = Candidate(Life(record.worker_id, record.epoch))
         self._gateway_id = gateway_id
         self._open_channel = open_channel
+        self._silence_timeout_s = silence_timeout_s
+        self._backoff_s = MIN_BACKOFF_S  # before the stream is opened again
         self._attached: Attached | None = None
+        self._channel: grpc.aio.Channel | None = None
         self._standing = asyncio.Event()
         self._task = asyncio.create_task(self._keep_attached(), name=f"link to {record.worker_id}")
 
     async def stop(self) -> None:
-        """Close the stream; requests that are still on it fail with WorkerLost."""
+        """Close the stream; requests that are still on it are told that the worker is lost."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -58,13 +77,15 @@ class DecodeLink:
         await self._standing.wait()
 
     def candidate(self) -> Candidate:
-        """The worker as routing sees it."""
+        """The worker as routing sees it: always the same one, brought up to date."""
         attached, record = self._attached, self.record
         if attached is not None and time.monotonic() - attached.reported_at_s < LOAD_FRESH_S:
             num_reported, num_submitted = attached.num_reported, attached.num_submitted
         else:
             num_reported, num_submitted = record.num_running + record.num_waiting, 0
-        return Candidate(record.worker_id, num_reported, num_submitted, self.num_in_flight)
+        # What we sent since the report counts, or a burst would go to one worker.
+        self._candidate.load = max(self.num_in_flight, num_reported + num_submitted)
+        return self._candidate
 
     def submit(self, submit: decode_pb2.Submit) -> Inbox:
         """Send a request; raises Unavailable when the stream does not stand."""
@@ -72,18 +93,33 @@ class DecodeLink:
             raise Unavailable("the decode worker is not attached; try again")
         return self._attached.submit(submit)
 
+    async def answers(self) -> bool:
+        """Whether the worker is alive now: one that was just killed may hold its connections open for a while."""
+        if self._channel is None:
+            return False
+        check: grpc.aio.UnaryUnaryMultiCallable[HealthCheckRequest, HealthCheckResponse] = self._channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=HealthCheckRequest.SerializeToString,
+            response_deserializer=HealthCheckResponse.FromString,
+        )
+        try:
+            await check(HealthCheckRequest(), timeout=PROBE_TIMEOUT_S)
+        except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+            if is_task_canceled():
+                raise
+            return isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.UNIMPLEMENTED
+        return True
+
     async def _keep_attached(self) -> None:
-        backoff_s = MIN_BACKOFF_S
         while True:
             try:
                 await self._attach_once()
-                backoff_s = MIN_BACKOFF_S  # it stood for a while
             except (Exception, asyncio.CancelledError) as error:  # whatever happens to the stream, the link tries again
                 if is_task_canceled():
                     raise
                 log.warning("cannot attach to decode worker %s: %s", self.record.worker_id, _reason(error))
-                backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
-            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.5))
+                self._backoff_s = min(2 * self._backoff_s, MAX_BACKOFF_S)
+            await asyncio.sleep(self._backoff_s * random.uniform(0.5, 1.5))
 
     async def _attach_once(self) -> None:
         """Attach and hand on what comes, until the stream ends; raises when the worker did not take us."""
@@ -92,14 +128,17 @@ class DecodeLink:
         async with self._open_channel(self.record.address) as channel:
             responses = aiter(DecodeStub(channel).Attach(attached.outgoing()))
             await self._expect_ready(responses)
-            self._attached = attached
+            self._attached, self._channel = attached, channel
             self._standing.set()
+            self._backoff_s = MIN_BACKOFF_S
+            reason = Reason.LOST
             try:
-                await self._pump(responses, attached)
+                reason = await self._pump(responses, attached)
             finally:
-                self._attached = None
+                self._attached = self._channel = None
                 self._standing.clear()
-                attached.on_break(self._what_broke())
+                self._forget()
+                attached.on_break(reason)
 
     async def _expect_ready(self, responses: AsyncIterator[decode_pb2.AttachResponse]) -> None:
         async with asyncio.timeout(HELLO_TIMEOUT_S):
@@ -108,21 +147,48 @@ class DecodeLink:
             raise Unavailable("it closed the stream without a word")
         if first.ready.epoch != self.record.epoch:
             raise StaleEpoch(f"it answers for epoch {first.ready.epoch}, not {self.record.epoch}")
+        self._candidate.block_size = first.ready.block_size or 1
 
-    async def _pump(self, responses: AsyncIterator[decode_pb2.AttachResponse], attached: Attached) -> None:
+    def _note(self, step: decode_pb2.Step) -> None:
+        """Before its tokens are handed on: whoever asks because of them finds it known."""
+        if step.HasField("free"):
+            self._candidate.free = BlockCounts(step.free.num_global, step.free.num_local)
+        if self._resident is not None and step.HasField("residency"):
+            added, removed = names_of(step.residency.added), names_of(step.residency.removed)
+            self._resident.update(self._candidate, added, removed)
+
+    def _forget(self) -> None:
+        """A stream that is opened anew tells everything anew."""
+        self._candidate.free = UNLIMITED
+        if self._resident is not None:
+            self._resident.leave(self._candidate)
+
+    async def _pump(self, responses: AsyncIterator[decode_pb2.AttachResponse], attached: Attached) -> Reason:
+        """Hand on what comes until the stream ends, or the engine stands still; which of them it was."""
+        reading = asyncio.create_task(self._read(responses, attached))
+        try:
+            if not await falls_silent(reading, attached, self._silence_timeout_s):
+                return reading.result()
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+        # It would take requests and do nothing for them: it is left alone for a while.
+        self._backoff_s = self._silence_timeout_s
+        log.warning("decode worker %s: no step for %g s", self.record.worker_id, self._silence_timeout_s)
+        return Reason.STALLED
+
+    async def _read(self, responses: AsyncIterator[decode_pb2.AttachResponse], attached: Attached) -> Reason:
+        broken_by: Exception | None = None
         try:
             async for response in responses:
+                self._note(response.step)
                 attached.on_step(response.step)
         except Exception as error:
-            log.warning("stream to decode worker %s broke: %s", self.record.worker_id, _reason(error))
-        else:
-            log.info("decode worker %s closed the stream", self.record.worker_id)
-
-    def _what_broke(self) -> Unavailable:
-        """For a worker that was on its way out no request is to blame: what came too late for it is only refused."""
-        if self.record.state is State.DRAINING:
-            return Unavailable("the worker that held this request has left; send the request again")
-        return WorkerLost("the worker that held this request was lost; send the request again")
+            broken_by = error
+        reason = reason_of_break(broken_by, is_draining=self.record.state is State.DRAINING)
+        what = "it closed the stream" if broken_by is None else _reason(broken_by)
+        log.warning("stream to decode worker %s is over (%s): %s", self.record.worker_id, reason.value, what)
+        return reason
 
 
 def _reason(error: BaseException) -> str:

@@ -8,9 +8,11 @@ from gemline.cluster.records import ModelCard, WorkerRecord
 from gemline.errors import Unavailable
 from gemline.gateway.inbox import Inbox
 from gemline.gateway.link import DecodeLink, OpenChannel
-from gemline.gateway.routing import choose
+from gemline.gateway.residency import PrefixNames, ResidencyIndex
+from gemline.gateway.routing import Candidate, Life, Wish, choose
 from gemline.internal.v1 import decode_pb2
 
+SILENCE_TIMEOUT_S = 30.0
 LINGER_S = 10.0  # a lease lasts 6 s and is renewed every 2 s: who is away for longer has gone
 _LEAVE_POLL_S = 0.05
 
@@ -20,6 +22,8 @@ class Place(NamedTuple):
 
     worker_id: str
     inbox: Inbox
+    num_predicted: int = 0  # tokens that are expected to be found in the worker's prefix cache
+    life: Life | None = None  # of the worker
 
 
 class Links:
@@ -30,13 +34,22 @@ class Links:
     """
 
     def __init__(
-        self, gateway_id: str, open_channel: OpenChannel, connect_timeout_s: float, linger_s: float = LINGER_S
+        self,
+        gateway_id: str,
+        open_channel: OpenChannel,
+        connect_timeout_s: float,
+        linger_s: float = LINGER_S,
+        silence_timeout_s: float = SILENCE_TIMEOUT_S,
     ) -> None:
+        """`silence_timeout_s`: a worker of which no step is heard for so long, while tokens are due, is given up."""
         self._gateway_id = gateway_id
         self._open_channel = open_channel
         self._connect_timeout_s = connect_timeout_s
         self._linger_s = linger_s
+        self._silence_timeout_s = silence_timeout_s
+        self.is_closed = False
         self._links: dict[tuple[str, int], DecodeLink] = {}
+        self._resident: ResidencyIndex[Candidate] = ResidencyIndex()
         self._leaving: dict[DecodeLink, asyncio.Task[None]] = {}
 
     def follow(self, records: Sequence[WorkerRecord]) -> None:
@@ -48,10 +61,13 @@ class Links:
             if life in self._links:
                 self._links[life].record = record
             else:
-                self._links[life] = DecodeLink(record, self._gateway_id, self._open_channel)
+                self._links[life] = DecodeLink(
+                    record, self._gateway_id, self._open_channel, self._silence_timeout_s, self._resident
+                )
 
     async def stop(self) -> None:
         """Close every stream; what still runs fails."""
+        self.is_closed = True
         for leaving in self._leaving.values():
             leaving.cancel()
         links = [*self._links.values(), *self._leaving]
@@ -62,18 +78,45 @@ class Links:
         """Whether a request for the model could be sent now."""
         return any(link.takes_requests for link in self._serving(card))
 
-    async def submit(self, card: ModelCard, submit: decode_pb2.Submit, avoid: Collection[str] = ()) -> Place:
-        """Send the request to the least loaded worker of the model that is not in `avoid`.
+    async def submit(
+        self, card: ModelCard, submit: decode_pb2.Submit, avoid: Collection[str] = (), owner: Life | None = None
+    ) -> Place:
+        """Send the request to a worker of the model that is not in `avoid`, as `routing` says.
 
         Waits a moment for a stream that is being opened; raises Unavailable when there is none.
         """
         if not self._open_links(card, avoid):
             await self._wait_for_one(card, avoid)
-        links = self._open_links(card, avoid)
-        chosen = choose([link.candidate() for link in links.values()], submit.request_id)
-        if chosen is None:
+        return self.submit_now(card, submit, avoid, owner)
+
+    def submit_now(
+        self, card: ModelCard, submit: decode_pb2.Submit, avoid: Collection[str] = (), owner: Life | None = None
+    ) -> Place:
+        """As `submit`, without waiting for anything."""
+        link, num_hit_tokens = self._route(card, submit, avoid, owner)
+        return Place(link.record.worker_id, link.submit(submit), num_hit_tokens, link.candidate().life)
+
+    def pick(self, card: ModelCard, submit: decode_pb2.Submit, avoid: Collection[str] = ()) -> DecodeLink:
+        """The link that `submit_now` would take."""
+        return self._route(card, submit, avoid, None)[0]
+
+    def _route(
+        self, card: ModelCard, submit: decode_pb2.Submit, avoid: Collection[str], owner: Life | None
+    ) -> tuple[DecodeLink, int]:
+        """And how many tokens are expected to be found there."""
+        links = {link.candidate(): link for link in self._open_links(card, avoid).values()}
+        hits: dict[Candidate, int] = {}
+        names = PrefixNames(card.revision, submit.cache_salt, submit.token_ids)
+        for block_size in {candidate.block_size for candidate in links}:
+            for candidate, num_blocks in self._resident.hits(names.of(block_size)).items():
+                if candidate in links and candidate.block_size == block_size:
+                    hits[candidate] = num_blocks * block_size
+        owning = next((candidate for candidate in links if candidate.life == owner), None)
+        wish = Wish(submit.request_id, len(submit.token_ids), card.window or card.context_length, owning)
+        route = choose(list(links), wish, hits)
+        if route is None:
             raise Unavailable(f"no decode worker can take a request for model {card.model_id} now; try again")
-        return Place(chosen.worker_id, links[chosen.worker_id].submit(submit))
+        return links[route.candidate], route.num_hit_tokens
 
     async def _wait_for_one(self, card: ModelCard, avoid: Collection[str]) -> None:
         opening = [link for link in self._serving(card) if link.record.worker_id not in avoid]

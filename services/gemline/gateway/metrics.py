@@ -4,6 +4,7 @@ import time
 
 from opentelemetry.metrics import Histogram
 
+from gemline.gateway.moves import Reason
 from gemline.telemetry import AttributeValue, Span, Telemetry
 
 CANCELED = "canceled"
@@ -29,6 +30,18 @@ class GatewayMetrics:
         self.active = meter.create_up_down_counter(
             "gemline_gateway_active_streams", description="Answers that are being generated."
         )
+        self.migrations = meter.create_counter(
+            "gemline_gateway_migrations",
+            description="Requests that went on at another worker, by why they left the one before: it was lost, frozen,"
+            " stalled (an engine that stands still) or drained, or it refused.",
+        )
+        self.predicted_hit_tokens = meter.create_counter(
+            "gemline_gateway_predicted_hit_tokens",
+            description="Prompt tokens that routing expected in the prefix cache of the worker it chose.",
+        )
+        self.actual_hit_tokens = meter.create_counter(
+            "gemline_gateway_actual_hit_tokens", description="Prompt tokens that were found there."
+        )
         self.first_token: Histogram = telemetry.latency(
             "gemline_gateway_time_to_first_token", "From the request's arrival to its first tokens."
         )
@@ -53,6 +66,7 @@ class Observation:
         self._attributes: dict[str, AttributeValue] = {"model": model_id}
         self._last_at_s = time.monotonic()
         self._num_tokens = 0
+        self._num_moves = 0
         self._active = False
         self._ended = False
         self.span = span
@@ -73,6 +87,20 @@ class Observation:
             self._metrics.first_token.record(now_s - self._last_at_s, self._attributes)
         self._last_at_s = now_s
         self._num_tokens += num_tokens
+
+    def hit(self, num_predicted: int, num_actual: int) -> None:
+        """The first token has come, and with it how much of the prompt was cached."""
+        self._metrics.predicted_hit_tokens.add(num_predicted, self._attributes)
+        self._metrics.actual_hit_tokens.add(num_actual, self._attributes)
+        self.span.set("gemline.predicted_hit_tokens", num_predicted)
+        self.span.set("gemline.actual_hit_tokens", num_actual)
+
+    def moved(self, reason: Reason) -> None:
+        """Another worker has the request."""
+        self._num_moves += 1
+        self._metrics.migrations.add(1, self._attributes | {"reason": reason.value})
+        self.span.set("gemline.migrations", self._num_moves)
+        self.span.set("gemline.migration_reason", reason.value)
 
     def end(self, outcome: str, error: BaseException | None = None) -> None:
         """It is over; `outcome` is a finish reason, "canceled" or an error's code."""

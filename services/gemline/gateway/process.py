@@ -13,6 +13,8 @@ import uvloop
 from gemline import telemetry
 from gemline.cluster.connection import connect
 from gemline.cluster.keys import ApiKeys
+from gemline.cluster.session_vault import Vault
+from gemline.cluster.sessions import SessionStore
 from gemline.cluster.workers import WorkersView
 from gemline.gateway.core import Gateway
 from gemline.gateway.grpc_server import PublicServer
@@ -79,10 +81,12 @@ class GatewayProcess:
         self._undo.push_async_callback(redis.aclose)
         keys = ApiKeys(redis, self._settings.keys_file)
         await keys.tenant_of("")  # an unreadable file of keys is found now, not by the first user
+        vault = Vault.from_text(self._settings.session_key)
+        store = SessionStore(redis, secret=self._settings.session_secret.encode(), vault=vault)
         view = WorkersView(redis)
         await view.start()
         self._undo.push_async_callback(view.stop)
-        self._gateway = Gateway(self._settings, view, keys, self._telemetry)
+        self._gateway = Gateway(self._settings, view, keys, self._telemetry, store)
         await self._gateway.start()
         self._undo.push_async_callback(self._gateway.stop)
 

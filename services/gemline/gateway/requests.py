@@ -1,8 +1,10 @@
 """What a user asked for and what goes back, free of HTTP and gRPC: the words the two fronts and the core share."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from gemline.gateway.routing import Life
 
 MAX_MESSAGES = 4096  # of a conversation: more do not fit any context, and to read a million would hold up everybody
 
@@ -54,6 +56,7 @@ class Prompt:
     text: str | None = None
     token_ids: tuple[int, ...] | None = None
     messages: tuple[Message, ...] | None = None
+    after: Sequence[int] = ()  # the ids of a conversation up to its last <end_of_turn>, which the messages continue
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class GenerationRequest:
     model: str
     prompt: Prompt
     sampling: SamplingOptions
+    owner: Life | None = None  # the worker that has the keys and values of what came before, if any does
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,29 +1,85 @@
 """Which decode worker takes a request. A pure function over what is known of the workers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 from zlib import crc32
 
+from gemline.engine.blocks import BlockCounts, num_blocks_for
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One worker that could take the request, and what is known of its load."""
+# What a sequence on a worker is counted as, in prompt tokens to be computed.
+TOKENS_PER_SEQUENCE = 256
+# The owner of a session is passed over when it has so many sequences more than the least loaded worker.
+MOST_AHEAD = 16
+UNLIMITED = BlockCounts(2**62, 2**62)
+
+
+class Life(NamedTuple):
+    """One life of a worker."""
 
     worker_id: str
-    num_reported: int  # sequences running and waiting, as the worker last said
-    num_submitted: int  # by this gateway, since the worker said so
-    num_in_flight: int  # this gateway's own on that worker
-
-    @property
-    def load(self) -> int:
-        """Sequences that are there by now: what we sent since the report counts, or a burst would go to one worker."""
-        return max(self.num_in_flight, self.num_reported + self.num_submitted)
+    epoch: int
 
 
-def choose(candidates: Sequence[Candidate], request_id: str) -> Candidate | None:
-    """The least loaded worker; equals are told apart by the request, so that several gateways spread alike."""
-    return min(candidates, key=lambda candidate: (candidate.load, _rank(candidate.worker_id, request_id)), default=None)
+@dataclass(slots=True, eq=False)
+class Candidate:
+    """A worker that could take a request, and what is known of it; whoever knows more changes it in place."""
+
+    life: Life
+    load: int = 0  # sequences that are there by now
+    block_size: int = 16
+    free: BlockCounts = UNLIMITED  # blocks, those that only its prefix cache keeps among them, as it last said
 
 
-def _rank(worker_id: str, request_id: str) -> int:
-    return crc32(f"{worker_id}/{request_id}".encode())
+class Wish(NamedTuple):
+    """What a request needs."""
+
+    request_id: str
+    num_tokens: int  # of the prompt
+    window: int  # positions that local layers keep
+    owner: Candidate | None = None  # the worker that has its session
+
+
+class Route(NamedTuple):
+    """Where it goes, and how many tokens of its prompt are expected to be found there."""
+
+    candidate: Candidate
+    num_hit_tokens: int
+
+
+def choose(candidates: Sequence[Candidate], wish: Wish, hit_tokens: Mapping[Candidate, int]) -> Route | None:
+    """The session's owner, if it is there and not swamped; else the least work: tokens to compute, sequences before.
+
+    Whoever lacks the blocks is out of the question unless everybody does. Equals are told apart by the request, so
+    that several gateways spread alike; candidates are in one order everywhere. Owner and hits are of candidates alone.
+    """
+    if not candidates:
+        return None
+    least = min([candidate.load for candidate in candidates])
+    idlest = [candidate for candidate in candidates if candidate.load == least]
+    start = crc32(wish.request_id.encode()) % len(idlest)
+    idle = next((c for c in (*idlest[start:], *idlest[:start]) if _has_room(c, wish)), None)
+    if idle is None:
+        with_room = [candidate for candidate in candidates if _has_room(candidate, wish)]
+        if with_room:
+            return choose(with_room, wish, {c: num for c, num in hit_tokens.items() if _has_room(c, wish)})
+        return Route(idlest[start], hit_tokens.get(idlest[start], 0))  # it will wait there
+    owner = wish.owner
+    if owner is not None and owner.load <= least + MOST_AHEAD and _has_room(owner, wish):
+        return Route(owner, hit_tokens.get(owner, 0))
+    likely = [candidate for candidate in hit_tokens if _has_room(candidate, wish)]
+    best = min((*likely, idle), key=lambda candidate: _work(candidate, hit_tokens))
+    return Route(best, hit_tokens.get(best, 0))
+
+
+def _work(candidate: Candidate, hit_tokens: Mapping[Candidate, int]) -> tuple[int, int]:
+    """Beyond what every worker has to do; among equals the longer hit, as that leaves more of the machine to others."""
+    num_hit = hit_tokens.get(candidate, 0)
+    return TOKENS_PER_SEQUENCE * candidate.load - num_hit, -num_hit
+
+
+def _has_room(candidate: Candidate, wish: Wish) -> bool:
+    """For all blocks of the prompt: those that it would find there are counted as free, too."""
+    num_blocks = num_blocks_for(wish.num_tokens + 1, candidate.block_size)
+    num_local = min(num_blocks, num_blocks_for(wish.window, candidate.block_size) + 1)
+    return num_blocks <= candidate.free.num_global and num_local <= candidate.free.num_local

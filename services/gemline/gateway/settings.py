@@ -25,7 +25,12 @@ class GatewaySettings:
     body_limit_bytes: int = 4 * 1024 * 1024  # of an HTTP body, and of a public gRPC message
     connect_timeout_s: float = 2.0  # to wait for a decode worker that is being attached to
     encode_timeout_s: float = 5.0  # of one attempt on one tokenization worker
+    resume_timeout_s: float = 10.0  # for a request whose worker has gone, while no other can take it
+    silence_timeout_s: float = 30.0  # without a step of a worker that owes tokens, before it is given up
+    quarantine_s: float = 300.0  # for a prompt that workers died of
     drain_timeout_s: float = 30.0  # for running answers, after SIGTERM
+    session_key: str = field(default="", repr=False)  # 32 bytes, base64: encrypts what sessions hold
+    session_secret: str = field(default="", repr=False)  # goes into the names under which Redis keeps sessions
     ready_file: Path | None = None  # written, as JSON with both addresses, once requests can be answered
 
     def __post_init__(self) -> None:
@@ -34,12 +39,14 @@ class GatewaySettings:
             port: int = getattr(self, name)
             if not 0 <= port <= 65535:
                 raise ConfigurationError(f"{name} must be from 0 to 65535, not {port}")
-        for name in ("body_limit_bytes", "connect_timeout_s", "encode_timeout_s"):
+        for name in ("body_limit_bytes", "connect_timeout_s", "encode_timeout_s", "silence_timeout_s"):
             value: float = getattr(self, name)
             if value <= 0:
                 raise ConfigurationError(f"{name} must be above 0, not {value}")
-        if self.drain_timeout_s < 0:
-            raise ConfigurationError(f"drain_timeout_s must be 0 or more, not {self.drain_timeout_s}")
+        for name in ("resume_timeout_s", "quarantine_s", "drain_timeout_s"):
+            value = getattr(self, name)
+            if value < 0:
+                raise ConfigurationError(f"{name} must be 0 or more, not {value}")
 
 
 def joined(host: str, port: int) -> str:

@@ -20,6 +20,7 @@ class Progress:
         self._reached = Reached(0, None)
         self._failure: FailureEvent | None = None
         self._changed = asyncio.Event()
+        self.computed_s = 0.0  # when the last chunk so far was, by the monotonic clock
 
     async def next(self) -> Reached | FailureEvent:
         """The state, as soon as it is another than at the last call."""
@@ -27,8 +28,9 @@ class Progress:
         self._changed.clear()
         return self._failure or self._reached
 
-    def advance(self, num_computed: int) -> None:
+    def advance(self, num_computed: int, at_s: float) -> None:
         """A chunk is done. After a preemption the count begins again from 0, and nothing is taken back."""
+        self.computed_s = at_s
         self._set(Reached(max(num_computed, self._reached.num_computed), self._reached.first))
 
     def finish(self, first: TokenEvent) -> None:
@@ -77,7 +79,7 @@ class ProgressTable:
         self._num_running = result.num_running
         for prefill in result.prefills:
             if (progress := self._live.get(prefill.seq_id)) is not None:
-                progress.advance(prefill.num_computed)
+                progress.advance(prefill.num_computed, result.ended_s)
         for token in result.tokens:
             if (progress := self._live.get(token.seq_id)) is not None:
                 progress.finish(token)

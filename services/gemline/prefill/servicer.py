@@ -2,21 +2,21 @@
 
 from __future__ import annotations  # grpc's generic classes take their parameters in the type stubs alone
 
-from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import grpc
 import grpc.aio
 
 from gemline.engine.requests import EngineRequest
-from gemline.errors import StaleEpoch
+from gemline.errors import InvalidRequest, StaleEpoch
 from gemline.internal.v1.prefill_pb2 import KvLayout, PrefillRequest
+from gemline.prefill.calls import Order
 from gemline.rpc.convert import sampling_from_proto
+from gemline.transfer.outlet import Write
 
 SERVICE = "gemline.internal.v1.Prefill"
 
 PrefillContext = grpc.aio.ServicerContext[PrefillRequest, bytes]
-Write = Callable[[bytes], Awaitable[None]]
 
 
 class Prefills(Protocol):
@@ -33,8 +33,10 @@ class Prefills(Protocol):
     def new_seq_id(self) -> int:
         """A number for one more sequence."""
 
-    async def run(self, request: EngineRequest, request_id: str, traceparent: str, write: Write) -> None:
-        """Prefills and writes every frame. Leaving it, by an error or by being cancelled too, frees the blocks."""
+    async def run(self, order: Order, write: Write) -> None:
+        """Prefills, sends what was ordered, and writes the end. Leaving it, by an error or by being cancelled too,
+        frees the blocks.
+        """
 
 
 class Servicer:
@@ -62,7 +64,16 @@ class Servicer:
             hold=True,
             cache_salt=message.cache_salt,
         )
-        await self._prefills.run(request, message.request_id, str(metadata.get("traceparent", "")), context.write)
+        order = Order(
+            request=request,
+            num_held=message.num_held_tokens,
+            heads=range(message.heads.start, message.heads.stop) if message.HasField("heads") else None,
+            wire_dtype=message.wire_dtype,
+            offer=message.offer,
+            request_id=message.request_id,
+            traceparent=str(metadata.get("traceparent", "")),
+        )
+        await self._prefills.run(order, context.write)
 
     def _check(self, message: PrefillRequest) -> None:
         epoch, layout = self._prefills.epoch, self._prefills.layout
@@ -70,6 +81,10 @@ class Servicer:
             raise StaleEpoch(f"epoch {message.epoch} was meant, this worker has epoch {epoch}")
         if message.layout != layout:
             raise StaleEpoch(f"layout {_describe(message.layout)} was meant, this worker has {_describe(layout)}")
+        if message.num_held_tokens >= len(message.token_ids):
+            raise InvalidRequest(
+                f"num_held_tokens is {message.num_held_tokens} of {len(message.token_ids)} tokens: nothing is left"
+            )
 
 
 def _describe(layout: KvLayout) -> str:

@@ -1,25 +1,25 @@
 """The prefill worker: computes prompts for decode workers and streams their keys and values. Never decodes."""
 
 import asyncio
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import count
 from pathlib import Path
 
 import grpc.aio
 
 from gemline.cluster.records import ModelCard, Role
 from gemline.engine.options import EngineOptions
-from gemline.engine.requests import EngineRequest
 from gemline.engine_host import EngineHost
-from gemline.errors import DeadlineExceeded, StaleEpoch, Unavailable
+from gemline.errors import Unavailable
 from gemline.host import WorkerContext
 from gemline.internal.v1.prefill_pb2 import KvLayout
+from gemline.prefill.calls import Calls, Order
 from gemline.prefill.progress import ProgressTable
-from gemline.prefill.sender import KvSender
-from gemline.prefill.servicer import Servicer, Write
-from gemline.telemetry import Attributes
+from gemline.prefill.servicer import Servicer
+from gemline.transfer.listener import Listener
+from gemline.transfer.nixl import NixlAgent
+from gemline.transfer.opening import Doors
+from gemline.transfer.outlet import Write
+from gemline.transfer.transports import KvTransportSetting, Transport, allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,9 @@ class PrefillOptions:
     served_model_name: str
     engine: EngineOptions = field(default_factory=EngineOptions)
     write_timeout_s: float = 30.0  # for one frame; a decode worker that is slower gives up its prefill
+    kv_transport: KvTransportSetting = "auto"  # by which keys and values may leave; gRPC always is one
+    kv_bind: str = "127.0.0.1"  # address to listen on for whoever fetches them: the gRPC server's
+    kv_port: int = 0  # and the port; 0: any free one
 
 
 class PrefillWorker:
@@ -39,9 +42,9 @@ class PrefillWorker:
         self._options = options
         self._table = ProgressTable()
         self._host = EngineHost(options.model_dir, options.engine, self._table.deliver, self.load)
-        self._seq_ids = count(1)
+        self._calls: Calls | None = None
+        self._listener: Listener | None = None
         self._draining = False
-        self.epoch = 0
 
     @property
     def role(self) -> Role:
@@ -70,10 +73,10 @@ class PrefillWorker:
         """Loads the model. Raises the ConfigurationError that says why it cannot."""
         await self._host.start(context.telemetry)
         self._card = self._host.card(self._options.served_model_name)
-        self._context = context
-        self._sent_bytes = context.telemetry.meter.create_counter(
-            "gemline_kv_sent", unit="By", description="Keys and values sent to decode workers"
-        )
+        transports = allowed(self._options.kv_transport)
+        doors = self._open_doors(transports)
+        timeout_s = self._options.write_timeout_s
+        self._calls = Calls(self._host, self._table, context, doors, transports, timeout_s)
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds the Prefill service."""
@@ -81,7 +84,12 @@ class PrefillWorker:
 
     def epoch_changed(self, epoch: int) -> None:
         """Streams that were begun under another epoch end before their next frame."""
-        self.epoch = epoch
+        self._started().epoch = epoch
+
+    @property
+    def epoch(self) -> int:
+        """The worker's present life."""
+        return self._started().epoch
 
     def load(self) -> tuple[int, int]:
         """Prefills (running, waiting)."""
@@ -94,7 +102,9 @@ class PrefillWorker:
             await self._table.idle.wait()
 
     async def stop(self) -> None:
-        """Ends the engine."""
+        """Lets nobody in any more and ends the engine."""
+        if self._listener is not None:
+            await self._listener.close()
         await self._host.stop()
 
     def check_health(self) -> None:
@@ -103,31 +113,26 @@ class PrefillWorker:
 
     def new_seq_id(self) -> int:
         """A number for one more sequence."""
-        return next(self._seq_ids)
+        return self._started().new_seq_id()
 
-    async def run(self, request: EngineRequest, request_id: str, traceparent: str, write: Write) -> None:
-        """Prefills and writes every frame; however it ends, the blocks are free within one step."""
+    async def run(self, order: Order, write: Write) -> None:
+        """Prefills, sends what was ordered, and writes the end. Raises Unavailable while the worker drains."""
         if self._draining:
             raise Unavailable("the prefill worker is shutting down")
-        num_tokens = len(request.token_ids)
-        attributes: Attributes = {"gemline.request_id": request_id, "gemline.num_tokens": num_tokens}
-        sender = KvSender(self._host, request.seq_id, num_tokens, partial(self._write, write, self.epoch))
-        progress = self._table.begin(request.seq_id)
-        try:
-            span = self._context.telemetry.span("prefill", traceparent, attributes) if traceparent else nullcontext()
-            with span:
-                self._host.thread.submit(request)
-                await sender.send(progress)
-        finally:
-            self._table.end(request.seq_id)
-            self._host.thread.cancel(request.seq_id)
-            self._sent_bytes.add(sender.num_bytes)
+        await self._started().run(order, write)
 
-    async def _write(self, write: Write, epoch: int, frame: bytes) -> None:
-        if epoch != self.epoch or not self._context.lease_valid():
-            raise StaleEpoch(f"the worker's lease of epoch {epoch} is over")
-        try:
-            async with asyncio.timeout(self._options.write_timeout_s):
-                await write(frame)
-        except TimeoutError:
-            raise DeadlineExceeded(f"the caller took no frame for {self._options.write_timeout_s} s") from None
+    def _open_doors(self, transports: frozenset[Transport]) -> Doors:
+        if not transports:
+            return Doors(self._host.movers)
+        listener = self._listener = Listener(self._host.movers)
+        if Transport.SHM in transports:
+            listener.listen_locally()
+        if transports - {Transport.SHM}:
+            listener.listen(self._options.kv_bind, self._options.kv_port)
+        agent = NixlAgent() if Transport.NIXL in transports else None
+        return Doors(self._host.movers, listener, agent)
+
+    def _started(self) -> Calls:
+        if self._calls is None:
+            raise Unavailable("the worker is not started")
+        return self._calls

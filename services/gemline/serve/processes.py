@@ -6,9 +6,11 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 
 from gemline import orphan
+from gemline.serve.gpus import VARIABLE, visible_gpus
 from gemline.serve.settings import WorkerSettings
 
 _RESTART_DELAY_S = 1.0
@@ -81,11 +83,14 @@ class ProcessRunner:
         self._watchers: list[asyncio.Task[None]] = []
 
     async def start(self, workers: Mapping[WorkerSettings, int]) -> None:
-        """Start that many processes of each."""
+        """Start that many processes of each; those with an engine take the GPUs in turn."""
+        gpus = cycle(visible_gpus(os.environ))
         for settings, count in workers.items():
             for index in range(count):
                 name = f"{settings.role}-{index}"
                 environment = {"GEMLINE_REDIS_URL": settings.redis_url}
+                if settings.has_engine and (gpu := next(gpus, None)) is not None:
+                    environment[VARIABLE] = gpu
                 child = Child(name, ["worker", *settings.argv()], self._run_dir / f"{name}.log", environment)
                 await child.start()
                 self._children.append(child)

@@ -26,12 +26,15 @@ class HostedWorker:
         await self._host.stop()
 
 
-def deployment(settings: WorkerSettings, num_replicas: int, num_cpus: float) -> serve.Application:
-    """The Serve application of one role. `num_cpus` is what Ray's placement counts for a replica."""
+def deployment(settings: WorkerSettings, num_replicas: int, num_cpus: float, num_gpus: float) -> serve.Application:
+    """The Serve application of one role. CPUs and GPUs are what Ray's placement counts for a replica.
+
+    Without any GPU Ray hides them all from the replica.
+    """
     hosted = serve.deployment(
         name=settings.role,
         num_replicas=num_replicas,
-        ray_actor_options={"num_cpus": num_cpus},
+        ray_actor_options={"num_cpus": num_cpus, "num_gpus": num_gpus},
         health_check_period_s=2,
         health_check_timeout_s=10,
         # Serve sees none of our requests: it may stop waiting at once and give the time to our own drain.

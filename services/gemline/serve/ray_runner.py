@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gemline.cluster.records import Role
+from gemline.serve.gpus import visible_gpus
 from gemline.serve.settings import WorkerSettings
 
 # Replicas share the cores of one machine; the engine's threads, not Ray's accounting, divide them.
@@ -24,6 +25,7 @@ class RayRunner:
         self._run_dir = run_dir
         # Ray's socket paths must stay under 107 bytes: a short folder of its own.
         self._temp_dir = Path(tempfile.mkdtemp(prefix="gl-"))
+        self._num_gpus = len(visible_gpus(os.environ))
         self._starting: asyncio.Future[None] | None = None
         self._stopping = False
 
@@ -54,6 +56,7 @@ class RayRunner:
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         ray.init(
             address="local",
+            num_gpus=self._num_gpus,
             num_cpus=num_processes,  # so many processes Ray starts ahead of the replicas that will be in them
             include_dashboard=False,
             log_to_driver=False,
@@ -64,8 +67,7 @@ class RayRunner:
         )
         serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
 
-    @staticmethod
-    def _deploy(workers: Mapping[WorkerSettings, int]) -> None:
+    def _deploy(self, workers: Mapping[WorkerSettings, int]) -> None:
         from ray import serve
 
         from gemline.serve.ray_app import application_name, deployment
@@ -73,7 +75,12 @@ class RayRunner:
         serve.run_many(
             [
                 serve.RunTarget(
-                    deployment(settings, count, _CPUS_PER_REPLICA),
+                    deployment(
+                        settings,
+                        count,
+                        num_cpus=_CPUS_PER_REPLICA,
+                        num_gpus=settings.gpu_share if self._num_gpus and settings.has_engine else 0,
+                    ),
                     name=application_name(Role(settings.role)),
                     route_prefix=None,
                 )

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from gemline.cluster.records import Role
 from gemline.engine.options import Quantization
 from gemline.errors import ConfigurationError
+from gemline.serve.gpus import share_of_gpu, visible_gpus
 
 Runner = Literal["ray", "process"]
 Topology = Literal["split", "colocated"]
@@ -29,18 +30,24 @@ class WorkerSettings:
     dtype: str = "auto"
     quantization: Quantization = "none"
     kv_blocks: int | None = None  # None: from free memory
-    block_size: int = 16
-    max_batch_tokens: int = 512
-    max_running: int = 64
+    block_size: int = 0  # 0, here and in the next two: what suits the device
+    max_batch_tokens: int = 0
+    max_running: int = 0
     prefix_cache: bool = True
     threads: int | None = None  # None: torch's own choice
-    prefill: Literal["remote", "local"] = "remote"  # decode workers only
+    gpu_share: float = 1.0  # of one GPU's memory
+    prefill: Literal["auto", "always", "never"] = "auto"  # by prefill workers; decode workers only
     system_prompt: SystemPrompt = "refuse"  # tokenization workers only
     drain_timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
         if self.role not in (names := [role.value for role in Role]):
             raise ConfigurationError(f"worker role {self.role!r} is none of {', '.join(names)}")
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether it computes with the model."""
+        return self.role != Role.TOKENIZATION.value
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `from_dict` reads them back."""
@@ -84,11 +91,13 @@ class StackSettings:
     keys_file: Path | None = None  # None: a key for tenant "local" is made
     served_model_name: str | None = None  # None: from the model
     kv_blocks: int | None = None
-    max_running: int = 64
-    max_batch_tokens: int = 512
+    max_running: int = 0  # 0, here and below: what suits the device
+    max_batch_tokens: int = 0
     prefix_cache: bool = True
     threads: int | None = None  # None: the cores, shared out among the engines
+    gpu_share: float | None = None  # None: the GPUs, shared out among the engines
     system_prompt: SystemPrompt = "refuse"
+    remote_prefill: Literal["auto", "always", "never"] = "auto"
     ready_file: Path | None = None
     start_timeout_s: float = 300.0
 
@@ -120,17 +129,22 @@ class StackSettings:
             max_running=self.max_running,
             prefix_cache=self.prefix_cache,
             threads=self.threads,
-            prefill="local" if self.topology == "colocated" else "remote",
+            gpu_share=1.0 if self.gpu_share is None else self.gpu_share,
+            prefill="never" if self.topology == "colocated" else self.remote_prefill,
             system_prompt=self.system_prompt,
         )
 
 
-def resolve(settings: StackSettings, num_cores: int | None = None) -> StackSettings:
-    """The settings with `threads` decided: the cores shared out among prefill and decode workers, at least one each."""
-    if settings.threads is not None:
-        return settings
+def resolve(settings: StackSettings, num_cores: int | None = None, num_gpus: int | None = None) -> StackSettings:
+    """The settings with nothing left to choose: cores and GPUs shared out among prefill and decode workers."""
     num_engines = settings.counts[Role.PREFILL] + settings.counts[Role.DECODE]
-    return replace(settings, threads=max(1, (num_cores or os.cpu_count() or 1) // num_engines))
+    if num_gpus is None:
+        num_gpus = len(visible_gpus(os.environ))
+    return replace(
+        settings,
+        threads=settings.threads or max(1, (num_cores or os.cpu_count() or 1) // num_engines),
+        gpu_share=settings.gpu_share or share_of_gpu(num_engines, num_gpus),
+    )
 
 
 def _flag(name: str, value: object) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ def build_worker(settings: WorkerSettings) -> Worker:
         max_running=settings.max_running,
         prefix_cache=settings.prefix_cache,
         num_threads=settings.threads,
+        gpu_share=settings.gpu_share,
     )
     if settings.role == Role.PREFILL.value:
         from gemline.prefill.worker import PrefillOptions, PrefillWorker

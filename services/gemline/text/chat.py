@@ -20,21 +20,24 @@ class Turn:
     content: str
 
 
-def gemma_turns(turns: Sequence[Turn], system_prompt: SystemPrompt = "refuse") -> tuple[Turn, ...]:
+def gemma_turns(
+    turns: Sequence[Turn], system_prompt: SystemPrompt = "refuse", *, continues: bool = False
+) -> tuple[Turn, ...]:
     """The turns as Gemma's template takes them: user and model alternate, the user speaks first and last.
 
     Gemma 2 was trained without a system role. "refuse" raises on one; "prepend" puts a first system turn's text before
-    the first user turn's, a blank line between. White space around a content is cut off, as the template does.
+    the first user turn's, a blank line between. White space around a content is cut off, as the template does. When
+    the turns continue a conversation, none of them is its first.
 
     Raises InvalidRequest(param="messages").
     """
-    _check_roles(turns, system_prompt)
+    _check_roles(turns, system_prompt, continues)
     ordered = _without_system([Turn(turn.role, turn.content.strip()) for turn in turns])
     _check_order(ordered, offset=len(turns) - len(ordered))
     return tuple(ordered)
 
 
-def _check_roles(turns: Sequence[Turn], system_prompt: SystemPrompt) -> None:
+def _check_roles(turns: Sequence[Turn], system_prompt: SystemPrompt, continues: bool) -> None:
     if not turns:
         raise InvalidRequest("messages is empty: it must hold at least one user message", param=_PARAM)
     for index, turn in enumerate(turns):
@@ -42,8 +45,8 @@ def _check_roles(turns: Sequence[Turn], system_prompt: SystemPrompt) -> None:
             raise _wrong(index, turn.role[:32], "it must be user, assistant or system")
         if turn.role == "system" and system_prompt == "refuse":
             raise _wrong(index, "system", "Gemma 2 has no such role; put the text into the first user message")
-        if turn.role == "system" and index > 0:
-            raise _wrong(index, "system", "only the first message may have it")
+        if turn.role == "system" and (continues or index > 0):
+            raise _wrong(index, "system", "only a conversation's first may have it")
 
 
 def _without_system(turns: list[Turn]) -> list[Turn]:

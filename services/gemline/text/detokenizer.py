@@ -22,6 +22,11 @@ class IncrementalDecoder:
         """The text that these ids complete; possibly empty."""
         return self._utf8.decode(self._tokenizer.join_bytes(ids))
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is held back."""
+        return not self._utf8.getstate()[0]
+
     def finish(self) -> str:
         """What was held back: U+FFFD when the answer ended inside a character, else nothing."""
         return self._utf8.decode(b"", final=True)

@@ -33,6 +33,7 @@ class Tokenizer:
         self.control_ids = frozenset(self._control.values())
         self._marker_ids = self.control_ids - {backend.token_to_id(_UNK)}
         self.bos_id, self.eos_id = self._control[_BOS], self._control[_EOS]
+        self.end_of_turn_id = self._control[_END]
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         longest_first = sorted(self._control, key=lambda token: (-len(token), token))
         self._at_control = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
@@ -69,14 +70,20 @@ class Tokenizer:
 
         Raises InvalidRequest(param="messages") when the turns break the rules of `gemma_turns`.
         """
-        ordered = gemma_turns(turns, system_prompt)
-        texts = [f"{turn.role}\n{turn.content}" for turn in ordered]
-        *bodies, newline, opening = self._encode_plain([*texts, "\n", "model\n"])
-        start_id, end_id = self._control[_START], self._control[_END]
-        ids = [self.bos_id]
-        for body in bodies:
-            ids += [start_id, *body, end_id, *newline]
-        return [*ids, start_id, *opening]
+        return [self.bos_id, *self._encode_turns(gemma_turns(turns, system_prompt))]
+
+    def encode_further(self, turns: Sequence[Turn], system_prompt: SystemPrompt = "refuse") -> list[int]:
+        """What `encode_chat` has for `turns` where they follow others, from behind the model's last <end_of_turn> on.
+
+        Raises InvalidRequest(param="messages") as `encode_chat` does, and for a system turn in any case.
+        """
+        ordered = gemma_turns(turns, system_prompt, continues=True)
+        (newline,) = self._encode_plain(["\n"])
+        return [*newline, *self._encode_turns(ordered)]
+
+    def encode_text(self, text: str) -> list[int]:
+        """The ids of plain text, a piece of a turn's content; nothing in it acts as a control token."""
+        return self._encode_plain([text])[0]
 
     def decode(self, ids: Sequence[int], *, keep_control: bool = False) -> str:
         """The text of `ids`: bytes that are no UTF-8 become U+FFFD; control tokens are left out unless kept.
@@ -103,6 +110,16 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str:
         """A token's text, with U+FFFD for what is only a part of a character."""
         return self.token_bytes(token_id).decode(errors="replace")
+
+    def _encode_turns(self, ordered: Sequence[Turn]) -> list[int]:
+        """Turn after turn, the model's next one opened."""
+        texts = [f"{turn.role}\n{turn.content}" for turn in ordered]
+        *bodies, newline, opening = self._encode_plain([*texts, "\n", "model\n"])
+        start_id, end_id = self._control[_START], self._control[_END]
+        ids: list[int] = []
+        for body in bodies:
+            ids += [start_id, *body, end_id, *newline]
+        return [*ids, start_id, *opening]
 
     def _encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, nothing in it taken as a control token."""

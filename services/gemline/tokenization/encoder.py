@@ -31,10 +31,14 @@ class Encoder:
         num_bytes = self._measured([text], param="prompt")
         return await self._run(lambda: self._tokenizer.encode_prompt(text), num_bytes)
 
-    async def encode_chat(self, turns: Sequence[Turn]) -> list[int]:
-        """The ids of a conversation. Raises RequestTooLarge, or InvalidRequest when the turns break Gemma's rules."""
+    async def encode_chat(self, turns: Sequence[Turn], *, continues: bool = False) -> list[int]:
+        """The ids of a conversation, or of turns that continue one.
+
+        Raises RequestTooLarge, or InvalidRequest when the turns break Gemma's rules.
+        """
         num_bytes = self._measured([turn.content for turn in turns], param="messages")
-        return await self._run(lambda: self._tokenizer.encode_chat(turns, self._system_prompt), num_bytes)
+        encode = self._tokenizer.encode_further if continues else self._tokenizer.encode_chat
+        return await self._run(lambda: encode(turns, self._system_prompt), num_bytes)
 
     async def wait_idle(self) -> None:
         """Returns as soon as nothing is being encoded."""

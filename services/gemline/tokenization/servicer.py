@@ -39,7 +39,8 @@ class Servicer(TokenizationServicer):
         self._check_epoch(request.epoch)
         with self._telemetry.span("tokenize", request.trace_context) as span:
             if request.turns:
-                token_ids = await self._encoder.encode_chat([Turn(turn.role, turn.content) for turn in request.turns])
+                turns = [Turn(turn.role, turn.content) for turn in request.turns]
+                token_ids = await self._encoder.encode_chat(turns, continues=request.continues)
             else:
                 token_ids = await self._encoder.encode_prompt(request.text)
             span.set("gemline.num_tokens", len(token_ids))

@@ -1,4 +1,7 @@
-"""KV frames on the wire: `u32 little-endian length | FrameHeader | payload`. Knows no engine and no socket."""
+"""KV frames on the wire: `u32 length | u32 crc32 | FrameHeader | payload`, little-endian. Knows no engine, no socket.
+
+Length and crc32 are the header's, which in its turn has those of the payload.
+"""
 
 import struct
 import zlib
@@ -6,14 +9,21 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from gemline.engine.kv_form import Scales
 from gemline.errors import InternalError
-from gemline.internal.v1.prefill_pb2 import FrameHeader, PrefillEnd
-from gemline.internal.v1.prefill_pb2 import KvRange as KvRangeMessage
+from gemline.internal.v1 import prefill_pb2
+from gemline.internal.v1.prefill_pb2 import FrameHeader
+from gemline.transfer.checksum import Buffer, checksum
 
 # The best size measured for gRPC: smaller frames pay per message, larger ones stall the event loop.
 MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
+# A header of keys and values has some 50 bytes; those of an end and of its logprobs come over gRPC alone.
+MAX_HEADER_BYTES = 1024
 
-_LENGTH = struct.Struct("<I")
+_PREFIX = struct.Struct("<II")
+PREFIX_BYTES = _PREFIX.size
+
+KvHeader = prefill_pb2.KvRange
 
 
 class TransferError(InternalError):
@@ -28,64 +38,67 @@ class KvRange(NamedTuple):
     stop: int
 
 
-class KvFrame(NamedTuple):
-    """A range and its bytes: the keys then the values, each token-major (tokens, KV heads, head width)."""
-
-    range: KvRange
-    payload: memoryview
-
-
-def encode_kv(kv: KvRange, payload: bytes | memoryview) -> bytes:
-    """The frame of a range; its payload is copied once, into the result."""
-    header = KvRangeMessage(
-        layer=kv.layer, start=kv.start, stop=kv.stop, num_bytes=memoryview(payload).nbytes, crc32=zlib.crc32(payload)
+def seal(kv: KvRange, payload: Buffer, scales: Scales = Scales()) -> KvHeader:  # noqa: B008 - a tuple
+    """The header that vouches for the payload. Reads all of it."""
+    return KvHeader(
+        layer=kv.layer,
+        start=kv.start,
+        stop=kv.stop,
+        num_bytes=memoryview(payload).nbytes,
+        checksum=checksum(payload),
+        key_scale=scales.keys,
+        value_scale=scales.values,
     )
-    return _join(FrameHeader(kv=header), payload)
 
 
-def encode_end(end: PrefillEnd) -> bytes:
-    """The last frame of a stream."""
-    return _join(FrameHeader(end=end), b"")
+def verify(header: KvHeader, payload: Buffer) -> None:
+    """Raises TransferError when the payload is not the one that was sealed. Reads all of it."""
+    if (size := memoryview(payload).nbytes) != header.num_bytes:
+        raise TransferError(f"a frame carries {size} bytes, its header says {header.num_bytes}")
+    if (found := checksum(payload)) != header.checksum:
+        where = f"layer {header.layer}, positions [{header.start}, {header.stop})"
+        raise TransferError(f"{where}: the checksum is {found:08x}, the header says {header.checksum:08x}")
 
 
-def decode(frame: bytes) -> KvFrame | PrefillEnd:
-    """What a frame holds; the payload is a view of `frame`. Raises TransferError when the frame is damaged."""
-    view = memoryview(frame)
-    header, payload = _split(view)
-    match header.WhichOneof("kind"):
-        case "kv":
-            return _checked_kv(header.kv, payload)
-        case "end" if payload.nbytes == 0:
-            return header.end
-        case "end":
-            raise TransferError(f"the end frame carries {payload.nbytes} bytes of payload, expected 0")
-        case _:
-            raise TransferError("a frame says neither kv nor end")
+def encode(header: FrameHeader, payload: Buffer = b"") -> bytes:
+    """A whole frame; its payload is copied once, into the result."""
+    return b"".join((encode_header(header), payload))
 
 
-def _join(header: FrameHeader, payload: bytes | memoryview) -> bytes:
+def encode_header(header: FrameHeader) -> bytes:
+    """All of a frame but its payload."""
     head = header.SerializeToString()
-    return b"".join((_LENGTH.pack(len(head)), head, payload))
+    return _PREFIX.pack(len(head), zlib.crc32(head)) + head
 
 
-def _split(view: memoryview) -> tuple[FrameHeader, memoryview]:
-    if view.nbytes < _LENGTH.size:
-        raise TransferError(f"a frame of {view.nbytes} bytes is shorter than its length field of {_LENGTH.size}")
-    stop = _LENGTH.size + _LENGTH.unpack_from(view)[0]
+def split(frame: bytes) -> tuple[FrameHeader, memoryview]:
+    """A frame's header and its payload, which is a view of it. Raises TransferError when there is no such header."""
+    view = memoryview(frame)
+    if view.nbytes < PREFIX_BYTES:
+        raise TransferError(f"a frame of {view.nbytes} bytes is shorter than the {PREFIX_BYTES} that begin one")
+    stop = PREFIX_BYTES + header_size(view[:PREFIX_BYTES])
     if stop > view.nbytes:
         raise TransferError(f"a frame of {view.nbytes} bytes announces a header that ends at byte {stop}")
+    header, payload = parse(view[:PREFIX_BYTES], view[PREFIX_BYTES:stop]), view[stop:]
+    if payload.nbytes and header.WhichOneof("kind") != "kv":
+        raise TransferError(f"a frame without keys and values carries {payload.nbytes} bytes of payload, expected 0")
+    return header, payload
+
+
+def header_size(prefix: Buffer) -> int:
+    """How many bytes of header follow a frame's first `PREFIX_BYTES`."""
+    size: int = _PREFIX.unpack(prefix)[0]
+    return size
+
+
+def parse(prefix: Buffer, head: Buffer) -> FrameHeader:
+    """The header, which says of which kind it is. Raises TransferError when it is not the one that was sent."""
+    if (found := zlib.crc32(head)) != (announced := _PREFIX.unpack(prefix)[1]):
+        raise TransferError(f"a header's checksum is {found:08x}, {announced:08x} was announced")
     try:
-        header = FrameHeader.FromString(bytes(view[_LENGTH.size : stop]))
+        header = FrameHeader.FromString(bytes(head))
     except DecodeError:
         raise TransferError("a frame's header cannot be parsed") from None
-    return header, view[stop:]
-
-
-def _checked_kv(kv: KvRangeMessage, payload: memoryview) -> KvFrame:
-    if kv.start >= kv.stop:
-        raise TransferError(f"a frame holds the empty range [{kv.start}, {kv.stop})")
-    if payload.nbytes != kv.num_bytes:
-        raise TransferError(f"a frame carries {payload.nbytes} bytes, its header says {kv.num_bytes}")
-    if zlib.crc32(payload) != kv.crc32:
-        raise TransferError(f"layer {kv.layer}, positions [{kv.start}, {kv.stop}): the checksum does not match")
-    return KvFrame(KvRange(kv.layer, kv.start, kv.stop), payload)
+    if header.WhichOneof("kind") is None:
+        raise TransferError("a frame says neither kv nor end nor open")
+    return header

@@ -14,11 +14,22 @@ from pydantic import ValidationError
 from gemline.errors import InvalidRequest
 from gemline.gateway.http import create_app
 from gemline.gateway.http.parsing import parse_body
-from gemline.gateway.http.schemas import Body, ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from gemline.gateway.http.schemas import (
+    Body,
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    ForkBody,
+    SessionBody,
+    TokenizeBody,
+)
 from gemline.gateway.settings import GatewaySettings
 
-SCHEMAS = (ChatBody, CompletionBody, TokenizeBody, DetokenizeBody)
-PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/tokenize", "/v1/detokenize")
+SCHEMAS = (ChatBody, CompletionBody, TokenizeBody, DetokenizeBody, SessionBody, ForkBody)
+PATHS = (
+    *("/v1/chat/completions", "/v1/completions", "/v1/tokenize", "/v1/detokenize"),
+    *("/v1/sessions", "/v1/sessions/ses_0/fork", "/v1/sessions/ses_0/chat/completions"),
+)
 
 scalars = st.none() | st.booleans() | st.integers() | st.integers(-(2**80), 2**80) | st.floats() | st.text(max_size=20)
 anything = st.recursive(
@@ -44,6 +55,8 @@ almost_right = st.builds(
             "prompt": st.just("hello") | anything,
             "tokens": st.lists(st.integers(0, 300)) | anything,
             "max_tokens": st.integers(-1, 5),
+            "ttl_s": st.integers(-1, 5),
+            "metadata": st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=3) | anything,
         }
     ),
 )
@@ -85,6 +98,7 @@ def test_random_bytes_are_parsed_or_refused(body: bytes) -> None:
         (CompletionBody, "stop_token_ids", [""] * 9999),
         (CompletionBody, "logit_bias", {str(i): "" for i in range(9999)}),
         (DetokenizeBody, "tokens", [""] * 9999),
+        (SessionBody, "metadata", {str(i): 0 for i in range(9999)}),
     ],
 )
 def test_a_long_list_that_is_wrong_is_refused_at_its_first_fault(schema: type[Body], field: str, value: object) -> None:

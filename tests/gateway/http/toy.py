@@ -5,14 +5,16 @@ begin with "!" make the core fail or wait, so that a test decides when.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 from gemline.cluster.records import ModelCard
+from gemline.cluster.session_records import SessionRecord
 from gemline.errors import (
     ContextLengthExceeded,
     InvalidRequest,
     ModelNotFound,
+    SessionNotFound,
     Unauthenticated,
     Unavailable,
     WorkerLost,
@@ -28,6 +30,8 @@ from gemline.gateway.requests import (
     Usage,
 )
 from gemline.gateway.sampling import check_sampling, check_token_ids, resolve_sampling
+from gemline.gateway.session_checks import check_limit, check_metadata, check_ttl
+from gemline.gateway.sessions import Session, SessionList
 from gemline.telemetry import Telemetry, off
 
 KEY = "gk_toy"
@@ -106,6 +110,9 @@ class ToyCore:
     traceparents: list[str] = field(default_factory=list)
     is_ready: bool = True
 
+    def __post_init__(self) -> None:
+        self.sessions = ToySessions(self)
+
     def ready(self) -> bool:
         return self.is_ready
 
@@ -152,6 +159,46 @@ class ToyCore:
     def answer_to(self, prompt: str) -> ToyAnswer:
         """The latest answer to that prompt."""
         return next(answer for answer in reversed(self.answers) if answer.prompt == prompt.encode())
+
+
+@dataclass
+class ToySessions:
+    """Sessions of ToyCore: they count their turns and remember nothing."""
+
+    core: ToyCore
+    records: dict[str, SessionRecord] = field(default_factory=dict)
+
+    async def create(self, tenant: Tenant, model_id: str, ttl_s: int | None, metadata: Mapping[str, str]) -> Session:
+        card = self.core.model(tenant, model_id)
+        check_metadata(metadata)
+        ttl = check_ttl(ttl_s) or 60.0
+        made = SessionRecord(f"ses_{len(self.records)}", card.model_id, "", ttl, 0, 0, ttl, metadata=dict(metadata))
+        self.records[made.session_id] = made
+        return Session(made, owner_present=False)
+
+    async def get(self, tenant: Tenant, session_id: str) -> Session:
+        if session_id not in self.records:
+            raise SessionNotFound(f"there is no session {session_id!r}", param="session_id")
+        return Session(self.records[session_id], owner_present=False)
+
+    async def page(self, tenant: Tenant, limit: int | None = None, after: str = "") -> SessionList:
+        check_limit(limit)
+        return SessionList(tuple(Session(record, False) for record in self.records.values()), "")
+
+    async def delete(self, tenant: Tenant, session_id: str) -> None:
+        del self.records[(await self.get(tenant, session_id)).record.session_id]
+
+    async def fork(
+        self, tenant: Tenant, session_id: str, ttl_s: int | None, metadata: Mapping[str, str] | None
+    ) -> Session:
+        record = (await self.get(tenant, session_id)).record
+        return await self.create(tenant, record.model_id, ttl_s, record.metadata if metadata is None else metadata)
+
+    async def generate(
+        self, tenant: Tenant, session_id: str, request: GenerationRequest, *, traceparent: str = ""
+    ) -> ToyAnswer:
+        await self.get(tenant, session_id)
+        return await self.core.generate(tenant, request, traceparent=traceparent)
 
 
 @dataclass(frozen=True)

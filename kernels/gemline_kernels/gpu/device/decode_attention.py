@@ -6,7 +6,7 @@ import triton.language as tl
 from gemline_kernels.gpu.device.tile import attend
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_width"])
 def decode_attention(
     query,
     keys,
@@ -86,8 +86,12 @@ def combine(
     out,
     HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
+    ITEMS: tl.constexpr,
 ):
-    """Program (b, h): out[query_row[b], h] from the items of sequence b, in their order. Padding has no item."""
+    """Program (b, h): out[query_row[b], h] from the items of sequence b, always added up in the same way.
+
+    Padding has no item.
+    """
     sequence, head = tl.program_id(0), tl.program_id(1)
     first, last = tl.load(first_item + sequence), tl.load(first_item + sequence + 1)
     if first == last:
@@ -95,9 +99,11 @@ def combine(
     column = tl.arange(0, WIDTH)
     total = tl.zeros([WIDTH], tl.float32)
     weight = 0.0
-    for item in range(first, last):
-        place = item * HEADS + head
-        weight += tl.load(partial_sum + place)
-        total += tl.load(partial_out + place * WIDTH + column)
+    for block in range(first, last, ITEMS):
+        item = block + tl.arange(0, ITEMS)
+        there, place = item < last, item * HEADS + head
+        weight += tl.sum(tl.load(partial_sum + place, mask=there, other=0.0), 0)
+        parts = tl.load(partial_out + place[:, None] * WIDTH + column[None, :], mask=there[:, None], other=0.0)
+        total += tl.sum(parts, 0)
     row = tl.load(query_row + sequence).to(tl.int64)
     tl.store(out + (row * HEADS + head) * WIDTH + column, (total / weight).to(out.dtype.element_ty))

@@ -7,8 +7,8 @@ programs of one output found is added up in their order.
 import triton
 import triton.language as tl
 
-from gemline_kernels.gpu.device.pointwise import gelu_tanh
-from gemline_kernels.gpu.device.scores import product
+from gemline_kernels.gpu.device.pointwise import capped, gelu_tanh
+from gemline_kernels.gpu.device.scores import product, widened
 
 
 @triton.jit
@@ -44,7 +44,7 @@ def byte_linear(
             other=0.0,
         )
         inputs = tl.load(x + row[:, None] * INPUTS + column[None, :], mask=is_row[:, None] & there[None, :], other=0.0)
-        sums += product(inputs, tl.trans(weights.to(inputs.dtype)))
+        sums += product(inputs, tl.trans(widened(weights, inputs.dtype)))
     place = (tl.program_id(1) * num_rows + row).to(tl.int64)[:, None] * OUTPUTS + output[None, :]
     tl.store(partial + place, sums, mask=is_row[:, None] & is_output[None, :])
 
@@ -126,7 +126,7 @@ def finish(
     if HAS_BIAS:
         value += tl.load(bias + column, mask=there, other=0.0).to(tl.float32)
     if CAP > 0:
-        value = (1.0 - 2.0 / (1.0 + tl.exp(value * (2.0 / CAP)))) * CAP
+        value = capped(value, CAP)
     tl.store(out + row.to(tl.int64) * WIDTH + column, value.to(out.dtype.element_ty), mask=there)
 
 

@@ -56,7 +56,7 @@ def embed(
     tl.store(out + at, normed(stream, first, eps, WIDTH).to(out.dtype.element_ty), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["positions", "slots"])
 def rope_write(
     projected,
     cos,
@@ -119,3 +119,19 @@ def geglu(gate_up, out, WIDTH: tl.constexpr, COLUMNS: tl.constexpr):
     gate = tl.load(gate_up + token * 2 * WIDTH + column, mask=there, other=0.0).to(tl.float32)
     up = tl.load(gate_up + token * 2 * WIDTH + WIDTH + column, mask=there, other=0.0).to(tl.float32)
     tl.store(out + token * WIDTH + column, (gelu_tanh(gate) * up).to(out.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def capped(x, CAP: tl.constexpr):
+    """CAP tanh(x / CAP), by tanh(y) = 1 - 2 / (1 + e^2y)."""
+    return (1.0 - 2.0 / (1.0 + tl.exp(x * (2.0 / CAP)))) * CAP
+
+
+@triton.jit
+def softcap(x, out, num_values, CAP: tl.constexpr, COLUMNS: tl.constexpr):
+    """Program c: values c * COLUMNS on of out, float32: x, capped where CAP > 0."""
+    at = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    value = tl.load(x + at, mask=at < num_values, other=0.0).to(tl.float32)
+    if CAP > 0:
+        value = capped(value, CAP)
+    tl.store(out + at, value, mask=at < num_values)

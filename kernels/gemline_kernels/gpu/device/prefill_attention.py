@@ -6,7 +6,7 @@ import triton.language as tl
 from gemline_kernels.gpu.device.tile import attend
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_width"])
 def prefill_attention(
     query,
     keys,
@@ -43,9 +43,10 @@ def prefill_attention(
     row, column = tl.arange(0, ROWS), tl.arange(0, WIDTH)
     token = first_token + row // REPEATS
     is_row = (token < num_tokens) & (row < ROWS // REPEATS * REPEATS)
-    query_at = (first_row + token).to(tl.int64) * (GROUPS * REPEATS) + group * REPEATS + row % REPEATS
-    at = query_at[:, None] * WIDTH + column[None, :]
-    queries = tl.load(query + at, mask=is_row[:, None], other=0.0)
+    first_at = (first_row + first_token).to(tl.int64) * (GROUPS * REPEATS * WIDTH)
+    head = group * REPEATS + row % REPEATS
+    at = (row // REPEATS * (GROUPS * REPEATS) + head)[:, None] * WIDTH + column[None, :]
+    queries = tl.load(query + first_at + at, mask=is_row[:, None], other=0.0)
     offsets = tl.arange(0, TILE)[:, None] * (GROUPS * WIDTH) + group * WIDTH + column[None, :]
     blocks = table + sequence.to(tl.int64) * table_width
     position = num_before + token
@@ -73,5 +74,5 @@ def prefill_attention(
         queries, keys, values, offsets, blocks, whole_last, last, position, start, stop, sums, total, scale,
         True, GROUPS, WIDTH, BLOCK_SIZE, TILE, WINDOW, CAP, 1,
     )  # fmt: skip
-    result = total * value_scale / tl.where(is_row, sums, 1.0)[:, None]
-    tl.store(out + at, result.to(out.dtype.element_ty), mask=is_row[:, None])
+    result = total * (value_scale / tl.where(is_row, sums, 1.0))[:, None]
+    tl.store(out + first_at + at, result.to(out.dtype.element_ty), mask=is_row[:, None])

@@ -21,6 +21,15 @@ def capped_weights(products, scale, CAP: tl.constexpr):
 
 
 @triton.jit
+def widened(values, dtype: tl.constexpr):
+    """The same values in a dtype that holds them all.
+
+    By way of float32: from fp8 straight to bfloat16 a GPU converts one value at a time, in its slowest unit.
+    """
+    return values.to(tl.float32).to(dtype)
+
+
+@triton.jit
 def product(left, right):
     """left . right in float32, whatever they are: of float32 the exact product, not TF32's."""
     return tl.dot(left, right, input_precision="ieee")

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from gemline_kernels.gpu.device.scores import capped_weights, product
+from gemline_kernels.gpu.device.scores import capped_weights, product, widened
 
 
 @triton.jit
@@ -28,16 +28,19 @@ def attend(
             key = tile * TILE + tl.arange(0, TILE)
             is_read = (key >= start) & (key < stop)
             tile_keys = tl.load(keys + at, mask=is_read[:, None], other=0.0)
-            tile_values = tl.load(values + at, mask=is_read[:, None], other=0.0)
         else:
-            tile_keys, tile_values = tl.load(keys + at), tl.load(values + at)
-        weights = capped_weights(product(queries, tl.trans(tile_keys.to(queries.dtype))), scale, CAP)
+            tile_keys = tl.load(keys + at)
+        weights = capped_weights(product(queries, tl.trans(widened(tile_keys, queries.dtype))), scale, CAP)
+        # Values come once keys are done with: a tile of fp8 with a window needs every register there is.
         if MASKED:
             is_seen = is_read[None, :] & (key[None, :] <= position[:, None])
             if WINDOW > 0:
                 is_seen = is_seen & (position[:, None] - key[None, :] < WINDOW)
             weights = tl.where(is_seen, weights, 0.0)
+            tile_values = tl.load(values + at, mask=is_read[:, None], other=0.0)
+        else:
+            tile_values = tl.load(values + at)
         rounded = weights.to(queries.dtype)
         sums += tl.sum(rounded.to(tl.float32), 1)
-        out += product(rounded, tile_values.to(queries.dtype))
+        out += product(rounded, widened(tile_values, queries.dtype))
     return sums, out

@@ -42,11 +42,12 @@ def _library() -> Check:
 
 
 def _is_to_be_built() -> bool:
-    """Whether asking for the native backend would compile it."""
+    """Whether asking for the machine's backend would compile one for its CPU."""
+    from gemline_kernels.choose import has_gpu
     from gemline_kernels.cpu.build import find_compiler, find_library
     from gemline_kernels.cpu.native import missing_cpu_flags
 
-    return not missing_cpu_flags() and find_library() is None and find_compiler() is not None
+    return not has_gpu() and not missing_cpu_flags() and find_library() is None and find_compiler() is not None
 
 
 def _backend() -> Check:

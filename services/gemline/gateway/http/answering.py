@@ -14,7 +14,7 @@ from gemline.gateway.http.choices import Choices, Numbered, open_choices
 from gemline.gateway.http.connection import while_connected
 from gemline.gateway.http.errors import error_body
 from gemline.gateway.http.forms import AnswerForm, AnswerHead
-from gemline.gateway.http.interface import Core
+from gemline.gateway.http.interface import Generator
 from gemline.gateway.http.responses import json_response
 from gemline.gateway.http.writers import DONE, ChunkWriter, WholeWriter
 from gemline.gateway.requests import GenerationRequest, Tenant, Usage
@@ -51,9 +51,9 @@ class AnswerResponse(Response):
     After it an error is one last event, without [DONE]: OpenAI's clients take a stream that just ends for whole.
     """
 
-    def __init__(self, core: Core, tenant: Tenant, order: Order, form: AnswerForm) -> None:
+    def __init__(self, generator: Generator, tenant: Tenant, order: Order, form: AnswerForm) -> None:
         super().__init__()
-        self._core = core
+        self._generator = generator
         self._tenant = tenant
         self._order = order
         self._form = form
@@ -113,7 +113,7 @@ class AnswerResponse(Response):
 
     async def _open(self) -> Choices:
         order = self._order
-        return await open_choices(self._core, self._tenant, order.requests, traceparent=order.traceparent)
+        return await open_choices(self._generator, self._tenant, order.requests, traceparent=order.traceparent)
 
     def _tally(self) -> "_Tally":
         return _Tally(self._num_choices, self._num_choices // self._order.num_prompts)

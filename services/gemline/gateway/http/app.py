@@ -15,6 +15,7 @@ from gemline.gateway.http.keys import KeyCheck
 from gemline.gateway.http.limits import BodyLimit
 from gemline.gateway.http.models import models_router
 from gemline.gateway.http.probes import probes_router
+from gemline.gateway.http.sessions import sessions_router
 from gemline.gateway.http.tokens import tokens_router
 from gemline.gateway.settings import GatewaySettings
 
@@ -35,7 +36,7 @@ def create_app(gateway: Core, settings: GatewaySettings) -> FastAPI:
         ],
         exception_handlers={HTTPException: on_http_exception},
     )
-    for router in (chat_router, completions_router, models_router, tokens_router, probes_router):
+    for router in (chat_router, completions_router, sessions_router, models_router, tokens_router, probes_router):
         app.include_router(router(gateway))
     complete_docs(app)
     return app

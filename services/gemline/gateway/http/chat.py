@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from gemline.errors import InvalidRequest
-from gemline.gateway.http.answering import AnswerResponse
+from gemline.gateway.http.answering import AnswerResponse, Order
 from gemline.gateway.http.docs import takes
 from gemline.gateway.http.forms import CHAT
 from gemline.gateway.http.interface import Core
@@ -21,11 +21,15 @@ def chat_router(core: Core) -> APIRouter:
     async def create_chat_completion(request: Request) -> Response:
         """The model's next turn: one JSON object, or server-sent events with `stream`."""
         body = await read_body(request, ChatBody)
-        prompts = (Prompt(messages=messages_of(body.messages)),)
-        order = build_order(request, body, prompts, max_tokens=_max_tokens(body), logprobs=_logprobs(body))
-        return AnswerResponse(core, tenant_of(request), order, CHAT)
+        return AnswerResponse(core, tenant_of(request), chat_order(request, body), CHAT)
 
     return router
+
+
+def chat_order(request: Request, body: ChatBody) -> Order:
+    """What the body asks for; raises InvalidRequest for what its fields cannot mean together."""
+    prompts = (Prompt(messages=messages_of(body.messages)),)
+    return build_order(request, body, prompts, max_tokens=_max_tokens(body), logprobs=_logprobs(body))
 
 
 def _max_tokens(body: ChatBody) -> int | None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import NamedTuple
 
-from gemline.gateway.http.interface import AnswerStream, Core
+from gemline.gateway.http.interface import AnswerStream, Generator
 from gemline.gateway.requests import GenerationRequest, Piece, Tenant
 
 
@@ -33,10 +33,12 @@ class Choices:
 
 
 async def open_choices(
-    core: Core, tenant: Tenant, requests: Sequence[GenerationRequest], *, traceparent: str = ""
+    generator: Generator, tenant: Tenant, requests: Sequence[GenerationRequest], *, traceparent: str = ""
 ) -> Choices:
     """Start all answers at once; when one is refused the others are cancelled and its error is raised."""
-    starting = [asyncio.ensure_future(core.generate(tenant, request, traceparent=traceparent)) for request in requests]
+    starting = [
+        asyncio.ensure_future(generator.generate(tenant, request, traceparent=traceparent)) for request in requests
+    ]
     try:
         return Choices(await asyncio.gather(*starting))
     except BaseException:

@@ -6,16 +6,29 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from gemline.gateway.http.keys import OPEN_PATHS
-from gemline.gateway.http.schemas import Body, ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from gemline.gateway.http.schemas import (
+    Body,
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    ForkBody,
+    SessionBody,
+    TokenizeBody,
+)
 
 _REF = "#/components/schemas/{model}"
-_BODIES = (ChatBody, CompletionBody, TokenizeBody, DetokenizeBody)
+_BODIES = (ChatBody, CompletionBody, SessionBody, ForkBody, TokenizeBody, DetokenizeBody)
 
 
-def takes(schema: type[Body]) -> dict[str, Any]:
+def takes(schema: type[Body], *, required: bool = True) -> dict[str, Any]:
     """For a route's openapi_extra: the body it reads."""
     content = {"application/json": {"schema": {"$ref": _REF.format(model=schema.__name__)}}}
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": required, "content": content}}
+
+
+def asks(**schemas: dict[str, Any]) -> dict[str, Any]:
+    """For a route's openapi_extra: the query parameters it reads, none of which must be there."""
+    return {"parameters": [{"name": name, "in": "query", "schema": schema} for name, schema in schemas.items()]}
 
 
 def complete_docs(app: FastAPI) -> None:

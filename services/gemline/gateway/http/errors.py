@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gemline.errors import GemlineError, InvalidRequest, MethodNotAllowed, RouteNotFound
+from gemline.errors import GemlineError, InvalidRequest, MethodNotAllowed, PoisonRequest, RouteNotFound, TurnNotSaved
 
 RETRY_AFTER_S = "1"  # for 503: OpenAI's clients wait this long before they try again
 _ECHO_CHARS = 200  # of a path, in a message
@@ -23,6 +23,8 @@ def error_response(error: GemlineError, *, headers: dict[str, str] | None = None
     all_headers = dict(headers or {})
     if error.http_status == 503:
         all_headers["retry-after"] = RETRY_AFTER_S
+    if isinstance(error, PoisonRequest | TurnNotSaved):
+        all_headers["x-should-retry"] = "false"  # OpenAI's clients would try again for any other 5xx
     if error.http_status == 401:
         all_headers["www-authenticate"] = "Bearer"
     return Response(error_body(error), error.http_status, all_headers, "application/json")

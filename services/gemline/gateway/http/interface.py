@@ -1,10 +1,11 @@
 """What the HTTP front asks of the gateway's core; `Gateway` and `Answer` fit it as they are."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
 from gemline.cluster.records import ModelCard
 from gemline.gateway.requests import GenerationRequest, Piece, Prompt, Tenant
+from gemline.gateway.sessions import Session, SessionList
 from gemline.telemetry import Telemetry
 
 
@@ -19,12 +20,49 @@ class AnswerStream(Protocol):
         """Cancel the request unless it has ended; never waits, never fails."""
 
 
+class Generator(Protocol):
+    """What answers requests: the core, or one session of it."""
+
+    async def generate(self, tenant: Tenant, request: GenerationRequest, *, traceparent: str = "") -> AnswerStream:
+        """Start one answer."""
+
+
+class SessionCore(Protocol):
+    """The conversations that the gateway keeps; `Sessions` fits it. Raises SessionNotFound for another tenant's."""
+
+    async def create(self, tenant: Tenant, model_id: str, ttl_s: int | None, metadata: Mapping[str, str]) -> Session:
+        """A new, empty one."""
+
+    async def get(self, tenant: Tenant, session_id: str) -> Session:
+        """One of the tenant's."""
+
+    async def page(self, tenant: Tenant, limit: int | None = None, after: str = "") -> SessionList:
+        """The tenant's, the newest first."""
+
+    async def delete(self, tenant: Tenant, session_id: str) -> None:
+        """End it."""
+
+    async def fork(
+        self, tenant: Tenant, session_id: str, ttl_s: int | None, metadata: Mapping[str, str] | None
+    ) -> Session:
+        """A new one with the same turns."""
+
+    async def generate(
+        self, tenant: Tenant, session_id: str, request: GenerationRequest, *, traceparent: str = ""
+    ) -> AnswerStream:
+        """Answer the request's messages, which follow what the session holds."""
+
+
 class Core(Protocol):
     """The gateway without a wire. Every method raises errors of gemline.errors."""
 
     @property
     def telemetry(self) -> Telemetry:
         """Whose metrics the probe shows."""
+
+    @property
+    def sessions(self) -> SessionCore:
+        """The conversations it keeps."""
 
     def ready(self) -> bool:
         """Whether a request for at least one model could be answered now."""

@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from gemline.gateway.requests import MAX_MESSAGES, Prompt
 from gemline.gateway.sampling import MAX_LOGIT_BIAS
+from gemline.gateway.session_checks import MAX_ENTRIES
 
 # Fields that would change the answer and that we cannot honor, with the values that ask for nothing, as null does.
 Unsupported = Mapping[str, tuple[object, ...]]
@@ -45,9 +46,17 @@ def _no_tool_calls(value: list[Any] | None) -> None:
 
 
 def _few(value: object) -> object:
-    if isinstance(value, dict) and len(value) > MAX_LOGIT_BIAS:
+    return _at_most(MAX_LOGIT_BIAS, value)
+
+
+def _few_entries(value: object) -> object:
+    return _at_most(MAX_ENTRIES, value)
+
+
+def _at_most(most: int, value: object) -> object:
+    if isinstance(value, dict) and len(value) > most:
         message = "has {num} entries; at most {most} are taken"
-        raise PydanticCustomError("too_long", message, {"num": len(value), "most": MAX_LOGIT_BIAS})
+        raise PydanticCustomError("too_long", message, {"num": len(value), "most": most})
     return value
 
 
@@ -102,6 +111,7 @@ class ChatMessage(Body):
         return "".join(part.text for part in self.content)
 
 
+Metadata = Annotated[dict[str, str], BeforeValidator(_few_entries)]
 Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES), FIRST_ERROR]
 
 
@@ -154,6 +164,21 @@ class ChatBody(GenerationBody):
         "audio": (),
         "web_search_options": (),
     }
+
+
+class SessionBody(Body):
+    """POST /v1/sessions."""
+
+    model: Annotated[str, Field(min_length=1)]
+    ttl_s: int | None = None
+    metadata: Metadata | None = None
+
+
+class ForkBody(Body):
+    """POST /v1/sessions/{id}/fork."""
+
+    ttl_s: int | None = None
+    metadata: Metadata | None = None
 
 
 class CompletionBody(GenerationBody):

@@ -194,16 +194,20 @@ class Ready(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EPOCH_FIELD_NUMBER: _builtins.int
+    BLOCK_SIZE_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """epoch of this worker."""
+    block_size: _builtins.int
+    """block_size of its KV cache, in tokens: what the names in Residency are names of."""
     def __init__(
         self,
         *,
         epoch: _builtins.int = ...,
+        block_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "epoch", b"epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -211,13 +215,17 @@ Global___Ready: _TypeAlias = Ready  # noqa: Y015
 
 @_typing.final
 class Step(_message.Message):
-    """Step carries what is new since the last one, for all of this gateway's requests."""
+    """Step carries what is new since the last one, for all of this gateway's requests. While the engine steps only for
+    others, one without events comes about once a second to a gateway with live requests: a sign of life.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: _builtins.int
     NUM_RUNNING_FIELD_NUMBER: _builtins.int
     NUM_WAITING_FIELD_NUMBER: _builtins.int
+    RESIDENCY_FIELD_NUMBER: _builtins.int
+    FREE_FIELD_NUMBER: _builtins.int
     num_running: _builtins.int
     """num_running sequences on the worker, for routing."""
     num_waiting: _builtins.int
@@ -226,20 +234,82 @@ class Step(_message.Message):
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
         """events, at most one per request."""
 
+    @_builtins.property
+    def residency(self) -> Global___Residency:
+        """residency is what has changed in the worker's prefix cache since the last step that said; the first says all."""
+
+    @_builtins.property
+    def free(self) -> Global___FreeBlocks:
+        """free is how many blocks no sequence holds."""
+
     def __init__(
         self,
         *,
         events: _abc.Iterable[Global___Event] | None = ...,
         num_running: _builtins.int = ...,
         num_waiting: _builtins.int = ...,
+        residency: Global___Residency | None = ...,
+        free: Global___FreeBlocks | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["free", b"free", "residency", b"residency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "num_running", b"num_running", "num_waiting", b"num_waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "free", b"free", "num_running", b"num_running", "num_waiting", b"num_waiting", "residency", b"residency"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Step: _TypeAlias = Step  # noqa: Y015
+
+@_typing.final
+class FreeBlocks(_message.Message):
+    """FreeBlocks are those that no sequence holds; those that only the prefix cache keeps are among them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_GLOBAL_FIELD_NUMBER: _builtins.int
+    NUM_LOCAL_FIELD_NUMBER: _builtins.int
+    num_global: _builtins.int
+    """num_global blocks."""
+    num_local: _builtins.int
+    """num_local blocks."""
+    def __init__(
+        self,
+        *,
+        num_global: _builtins.int = ...,
+        num_local: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_global", b"num_global", "num_local", b"num_local"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FreeBlocks: _TypeAlias = FreeBlocks  # noqa: Y015
+
+@_typing.final
+class Residency(_message.Message):
+    """Residency says where in a worker's prefix cache requests can go on. A block's name is the first 8 bytes of its hash."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDED_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    added: _builtins.bytes
+    """added names, one after the other."""
+    removed: _builtins.bytes
+    """removed names, one after the other."""
+    def __init__(
+        self,
+        *,
+        added: _builtins.bytes = ...,
+        removed: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Residency: _TypeAlias = Residency  # noqa: Y015
 
 @_typing.final
 class Event(_message.Message):

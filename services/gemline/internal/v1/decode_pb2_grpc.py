@@ -49,7 +49,8 @@ class DecodeServicer(object):
     def Attach(self, request_iterator, context):
         """Attach opens the one long-lived stream between a gateway and this worker. The gateway's first message is hello.
         The worker sends one Step per engine step with the new tokens of all this gateway's requests. When the stream
-        breaks, the worker drops the gateway's requests, and the gateway treats them as failed.
+        breaks, the worker drops the gateway's requests, and the gateway goes on with them elsewhere. A worker that lets
+        go of them by itself (it drains, its lease is over) ends the stream with an error that says so: no loss.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

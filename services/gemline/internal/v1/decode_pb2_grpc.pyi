@@ -36,7 +36,8 @@ class DecodeStub:
     Attach: _grpc.StreamStreamMultiCallable[_decode_pb2.AttachRequest, _decode_pb2.AttachResponse]
     """Attach opens the one long-lived stream between a gateway and this worker. The gateway's first message is hello.
     The worker sends one Step per engine step with the new tokens of all this gateway's requests. When the stream
-    breaks, the worker drops the gateway's requests, and the gateway treats them as failed.
+    breaks, the worker drops the gateway's requests, and the gateway goes on with them elsewhere. A worker that lets
+    go of them by itself (it drains, its lease is over) ends the stream with an error that says so: no loss.
     """
 
 @_typing.type_check_only
@@ -47,7 +48,8 @@ class DecodeAsyncStub(DecodeStub):
     Attach: _aio.StreamStreamMultiCallable[_decode_pb2.AttachRequest, _decode_pb2.AttachResponse]  # type: ignore[assignment]
     """Attach opens the one long-lived stream between a gateway and this worker. The gateway's first message is hello.
     The worker sends one Step per engine step with the new tokens of all this gateway's requests. When the stream
-    breaks, the worker drops the gateway's requests, and the gateway treats them as failed.
+    breaks, the worker drops the gateway's requests, and the gateway goes on with them elsewhere. A worker that lets
+    go of them by itself (it drains, its lease is over) ends the stream with an error that says so: no loss.
     """
 
 class DecodeServicer(metaclass=_abc_1.ABCMeta):
@@ -61,7 +63,8 @@ class DecodeServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_decode_pb2.AttachResponse], _abc.AsyncIterator[_decode_pb2.AttachResponse]]:
         """Attach opens the one long-lived stream between a gateway and this worker. The gateway's first message is hello.
         The worker sends one Step per engine step with the new tokens of all this gateway's requests. When the stream
-        breaks, the worker drops the gateway's requests, and the gateway treats them as failed.
+        breaks, the worker drops the gateway's requests, and the gateway goes on with them elsewhere. A worker that lets
+        go of them by itself (it drains, its lease is over) ends the stream with an error that says so: no loss.
         """
 
 def add_DecodeServicer_to_server(servicer: DecodeServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

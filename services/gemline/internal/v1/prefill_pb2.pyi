@@ -8,6 +8,7 @@ from gemline.internal.v1 import sampling_pb2 as _sampling_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _KvTransport:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KvTransportEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KvTransport.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KV_TRANSPORT_UNSPECIFIED: _KvTransport.ValueType  # 0
+    """KV_TRANSPORT_UNSPECIFIED is not used."""
+    KV_TRANSPORT_GRPC: _KvTransport.ValueType  # 1
+    """KV_TRANSPORT_GRPC: frames of the call itself. Needs no offer and is always there."""
+    KV_TRANSPORT_SOCKET: _KvTransport.ValueType  # 2
+    """KV_TRANSPORT_SOCKET: frames over a TCP connection of their own."""
+    KV_TRANSPORT_SHM: _KvTransport.ValueType  # 3
+    """KV_TRANSPORT_SHM: headers over a local connection, payloads in memory that both processes map."""
+    KV_TRANSPORT_NIXL: _KvTransport.ValueType  # 4
+    """KV_TRANSPORT_NIXL: headers over a TCP connection, payloads written into the caller's memory by NIXL (RDMA)."""
+
+class KvTransport(_KvTransport, metaclass=_KvTransportEnumTypeWrapper):
+    """KvTransport is a way for keys and values between two workers."""
+
+KV_TRANSPORT_UNSPECIFIED: KvTransport.ValueType  # 0
+"""KV_TRANSPORT_UNSPECIFIED is not used."""
+KV_TRANSPORT_GRPC: KvTransport.ValueType  # 1
+"""KV_TRANSPORT_GRPC: frames of the call itself. Needs no offer and is always there."""
+KV_TRANSPORT_SOCKET: KvTransport.ValueType  # 2
+"""KV_TRANSPORT_SOCKET: frames over a TCP connection of their own."""
+KV_TRANSPORT_SHM: KvTransport.ValueType  # 3
+"""KV_TRANSPORT_SHM: headers over a local connection, payloads in memory that both processes map."""
+KV_TRANSPORT_NIXL: KvTransport.ValueType  # 4
+"""KV_TRANSPORT_NIXL: headers over a TCP connection, payloads written into the caller's memory by NIXL (RDMA)."""
+Global___KvTransport: _TypeAlias = KvTransport  # noqa: Y015
 
 @_typing.final
 class PrefillRequest(_message.Message):
@@ -32,6 +65,10 @@ class PrefillRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     LAYOUT_FIELD_NUMBER: _builtins.int
     CACHE_SALT_FIELD_NUMBER: _builtins.int
+    NUM_HELD_TOKENS_FIELD_NUMBER: _builtins.int
+    OFFER_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
+    WIRE_DTYPE_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """epoch of the prefill worker that is meant; another epoch is refused with FAILED_PRECONDITION."""
     request_id: _builtins.str
@@ -40,6 +77,10 @@ class PrefillRequest(_message.Message):
     """num_prompt_tokens of them are the prompt; the rest were generated (penalties tell them apart)."""
     cache_salt: _builtins.bytes
     """cache_salt names the tenant to the prefix cache, as in Submit."""
+    num_held_tokens: _builtins.int
+    """num_held_tokens of the prompt, its first, need not be sent: the caller's prefix cache has their keys and values."""
+    wire_dtype: _builtins.str
+    """wire_dtype of keys and values on their way: "bfloat16", "float8_e4m3" or the layout's; empty: the layout's."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """token_ids of the prompt, and of what was generated before."""
@@ -52,6 +93,14 @@ class PrefillRequest(_message.Message):
     def layout(self) -> Global___KvLayout:
         """layout the decode worker will read; a prefill worker with another one refuses with FAILED_PRECONDITION."""
 
+    @_builtins.property
+    def offer(self) -> Global___KvOffer:
+        """offer says how the caller can take keys and values beside this call; without one they come as its frames."""
+
+    @_builtins.property
+    def heads(self) -> Global___HeadRange:
+        """heads whose keys and values are wanted; without it all KV heads."""
+
     def __init__(
         self,
         *,
@@ -62,14 +111,76 @@ class PrefillRequest(_message.Message):
         sampling: _sampling_pb2.SamplingParams | None = ...,
         layout: Global___KvLayout | None = ...,
         cache_salt: _builtins.bytes = ...,
+        num_held_tokens: _builtins.int = ...,
+        offer: Global___KvOffer | None = ...,
+        heads: Global___HeadRange | None = ...,
+        wire_dtype: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["layout", b"layout", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "layout", b"layout", "offer", b"offer", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "epoch", b"epoch", "layout", b"layout", "num_prompt_tokens", b"num_prompt_tokens", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "epoch", b"epoch", "heads", b"heads", "layout", b"layout", "num_held_tokens", b"num_held_tokens", "num_prompt_tokens", b"num_prompt_tokens", "offer", b"offer", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids", "wire_dtype", b"wire_dtype"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PrefillRequest: _TypeAlias = PrefillRequest  # noqa: Y015
+
+@_typing.final
+class HeadRange(_message.Message):
+    """HeadRange is a half-open range of KV heads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
+    start: _builtins.int
+    """start of the range."""
+    stop: _builtins.int
+    """stop of the range."""
+    def __init__(
+        self,
+        *,
+        start: _builtins.int = ...,
+        stop: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["start", b"start", "stop", b"stop"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeadRange: _TypeAlias = HeadRange  # noqa: Y015
+
+@_typing.final
+class KvOffer(_message.Message):
+    """KvOffer is what a caller can do to take keys and values beside the call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSPORTS_FIELD_NUMBER: _builtins.int
+    HOST_ID_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    host_id: _builtins.str
+    """host_id is equal on two processes that can share memory; empty when it is not known."""
+    token: _builtins.bytes
+    """token of 32 random bytes, for this call alone: the caller shows it on the connection it opens."""
+    @_builtins.property
+    def transports(self) -> _containers.RepeatedScalarFieldContainer[Global___KvTransport.ValueType]:
+        """transports it can and may use, in any order."""
+
+    def __init__(
+        self,
+        *,
+        transports: _abc.Iterable[Global___KvTransport.ValueType] | None = ...,
+        host_id: _builtins.str = ...,
+        token: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_id", b"host_id", "token", b"token", "transports", b"transports"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KvOffer: _TypeAlias = KvOffer  # noqa: Y015
 
 @_typing.final
 class KvLayout(_message.Message):
@@ -110,7 +221,7 @@ class Frame(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
     payload: _builtins.bytes
-    """payload is the keys then the values of [start, stop), each token-major: (tokens, KV heads, head width)."""
+    """payload is the keys then the values of [start, stop), each token-major: (tokens, wanted KV heads, head width)."""
     @_builtins.property
     def header(self) -> Global___FrameHeader:
         """header says what the payload is."""
@@ -137,6 +248,7 @@ class FrameHeader(_message.Message):
 
     KV_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def kv(self) -> Global___KvRange:
         """kv: keys and values of a range of positions of one layer."""
@@ -145,21 +257,70 @@ class FrameHeader(_message.Message):
     def end(self) -> Global___PrefillEnd:
         """end: the prompt is done; nothing follows."""
 
+    @_builtins.property
+    def open(self) -> Global___KvOpen:
+        """open: keys and values wait elsewhere. On the call only."""
+
     def __init__(
         self,
         *,
         kv: Global___KvRange | None = ...,
         end: Global___PrefillEnd | None = ...,
+        open: Global___KvOpen | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "kind", b"kind", "kv", b"kv"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "kind", b"kind", "kv", b"kv", "open", b"open"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "kind", b"kind", "kv", b"kv"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "kind", b"kind", "kv", b"kv", "open", b"open"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["kv", "end"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["kv", "end", "open"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___FrameHeader: _TypeAlias = FrameHeader  # noqa: Y015
+
+@_typing.final
+class KvOpen(_message.Message):
+    """KvOpen says where the caller is awaited, for about a second, and with which memory. gemline.transfer.handshake has
+    what is said on the connection.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSPORT_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    LOCAL_NAME_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    NUM_SLOTS_FIELD_NUMBER: _builtins.int
+    SLOT_BYTES_FIELD_NUMBER: _builtins.int
+    transport: Global___KvTransport.ValueType
+    """transport that was chosen from the offer."""
+    port: _builtins.int
+    """port of the prefill worker, at the host of its gRPC address. SOCKET and NIXL."""
+    local_name: _builtins.str
+    """local_name of a Unix socket in the abstract namespace. SHM."""
+    call_id: _builtins.int
+    """call_id names the call on the connection."""
+    num_slots: _builtins.int
+    """num_slots of the memory that payloads pass through. SHM and NIXL."""
+    slot_bytes: _builtins.int
+    """slot_bytes is the size of each."""
+    def __init__(
+        self,
+        *,
+        transport: Global___KvTransport.ValueType = ...,
+        port: _builtins.int = ...,
+        local_name: _builtins.str = ...,
+        call_id: _builtins.int = ...,
+        num_slots: _builtins.int = ...,
+        slot_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "local_name", b"local_name", "num_slots", b"num_slots", "port", b"port", "slot_bytes", b"slot_bytes", "transport", b"transport"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KvOpen: _TypeAlias = KvOpen  # noqa: Y015
 
 @_typing.final
 class KvRange(_message.Message):
@@ -171,7 +332,10 @@ class KvRange(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     NUM_BYTES_FIELD_NUMBER: _builtins.int
-    CRC32_FIELD_NUMBER: _builtins.int
+    KEY_SCALE_FIELD_NUMBER: _builtins.int
+    VALUE_SCALE_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
     layer: _builtins.int
     """layer index in the model."""
     start: _builtins.int
@@ -180,8 +344,14 @@ class KvRange(_message.Message):
     """stop of the half-open range of positions."""
     num_bytes: _builtins.int
     """num_bytes of the payload."""
-    crc32: _builtins.int
-    """crc32 of the payload (zlib's)."""
+    key_scale: _builtins.float
+    """key_scale: keys are what the payload says times this. Only where the wire's dtype is float8_e4m3."""
+    value_scale: _builtins.float
+    """value_scale is the same for values."""
+    slot: _builtins.int
+    """slot of the shared memory that holds the payload. SHM and NIXL."""
+    checksum: _builtins.int
+    """checksum of the payload, as gemline.transfer.checksum computes it."""
     def __init__(
         self,
         *,
@@ -189,11 +359,14 @@ class KvRange(_message.Message):
         start: _builtins.int = ...,
         stop: _builtins.int = ...,
         num_bytes: _builtins.int = ...,
-        crc32: _builtins.int = ...,
+        key_scale: _builtins.float = ...,
+        value_scale: _builtins.float = ...,
+        slot: _builtins.int = ...,
+        checksum: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["crc32", b"crc32", "layer", b"layer", "num_bytes", b"num_bytes", "start", b"start", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "key_scale", b"key_scale", "layer", b"layer", "num_bytes", b"num_bytes", "slot", b"slot", "start", b"start", "stop", b"stop", "value_scale", b"value_scale"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -210,6 +383,9 @@ class PrefillEnd(_message.Message):
     NUM_FRAMES_FIELD_NUMBER: _builtins.int
     NUM_BYTES_FIELD_NUMBER: _builtins.int
     NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_S_FIELD_NUMBER: _builtins.int
+    PREFILL_S_FIELD_NUMBER: _builtins.int
+    SINCE_COMPUTED_S_FIELD_NUMBER: _builtins.int
     token_id: _builtins.int
     """token_id is the first generated token."""
     num_frames: _builtins.int
@@ -218,6 +394,12 @@ class PrefillEnd(_message.Message):
     """num_bytes of payload that were sent before this one."""
     num_cached_tokens: _builtins.int
     """num_cached_tokens of the prompt were found in the prefill worker's prefix cache."""
+    tokens_per_s: _builtins.float
+    """tokens_per_s is how fast the prefill worker computes prompts, as it has measured; 0: not yet."""
+    prefill_s: _builtins.float
+    """prefill_s is how long the prompt took, from the call's arrival until its last chunk was computed."""
+    since_computed_s: _builtins.float
+    """since_computed_s is how long ago that was when this frame was written."""
     @_builtins.property
     def logprobs(self) -> _sampling_pb2.Logprobs:
         """logprobs of that token, when asked for."""
@@ -230,10 +412,13 @@ class PrefillEnd(_message.Message):
         num_frames: _builtins.int = ...,
         num_bytes: _builtins.int = ...,
         num_cached_tokens: _builtins.int = ...,
+        tokens_per_s: _builtins.float = ...,
+        prefill_s: _builtins.float = ...,
+        since_computed_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "num_bytes", b"num_bytes", "num_cached_tokens", b"num_cached_tokens", "num_frames", b"num_frames", "token_id", b"token_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "num_bytes", b"num_bytes", "num_cached_tokens", b"num_cached_tokens", "num_frames", b"num_frames", "prefill_s", b"prefill_s", "since_computed_s", b"since_computed_s", "token_id", b"token_id", "tokens_per_s", b"tokens_per_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,9 +28,14 @@ if _version_not_supported:
 class PrefillStub(object):
     """Prefill runs a prompt through the model and streams its keys and values to the decode worker that asked.
 
-    On the wire a Frame is not a protobuf message but `u32 little-endian length | FrameHeader | payload`: the payload, up to
-    4 MiB, is then never copied into a message (measured: 3-4 times cheaper). gemline.transfer.frames reads and writes it;
-    the service is registered by hand for that reason, and Frame stands here to document it.
+    On the wire a Frame is not a protobuf message but `u32 length | u32 crc32 | FrameHeader | payload`, little-endian, the
+    first two being the header's: the payload, up to 4 MiB, is then never copied into a message (measured: 3-4 times
+    cheaper). gemline.transfer.frames reads and writes it; the service is registered by hand for that reason, and Frame
+    stands here to document it.
+
+    Where something faster is there (KvOffer), keys and values leave the call: its first frame is then KvOpen, and what
+    comes after that on the call is the end frame, or another KvOpen, or all frames, when the caller did not come to where
+    it was told. The call lives as long as the transfer: its break or its cancellation ends both.
     """
 
     def __init__(self, channel):
@@ -49,9 +54,14 @@ class PrefillStub(object):
 class PrefillServicer(object):
     """Prefill runs a prompt through the model and streams its keys and values to the decode worker that asked.
 
-    On the wire a Frame is not a protobuf message but `u32 little-endian length | FrameHeader | payload`: the payload, up to
-    4 MiB, is then never copied into a message (measured: 3-4 times cheaper). gemline.transfer.frames reads and writes it;
-    the service is registered by hand for that reason, and Frame stands here to document it.
+    On the wire a Frame is not a protobuf message but `u32 length | u32 crc32 | FrameHeader | payload`, little-endian, the
+    first two being the header's: the payload, up to 4 MiB, is then never copied into a message (measured: 3-4 times
+    cheaper). gemline.transfer.frames reads and writes it; the service is registered by hand for that reason, and Frame
+    stands here to document it.
+
+    Where something faster is there (KvOffer), keys and values leave the call: its first frame is then KvOpen, and what
+    comes after that on the call is the end frame, or another KvOpen, or all frames, when the caller did not come to where
+    it was told. The call lives as long as the transfer: its break or its cancellation ends both.
     """
 
     def Prefill(self, request, context):
@@ -80,9 +90,14 @@ def add_PrefillServicer_to_server(servicer, server):
 class Prefill(object):
     """Prefill runs a prompt through the model and streams its keys and values to the decode worker that asked.
 
-    On the wire a Frame is not a protobuf message but `u32 little-endian length | FrameHeader | payload`: the payload, up to
-    4 MiB, is then never copied into a message (measured: 3-4 times cheaper). gemline.transfer.frames reads and writes it;
-    the service is registered by hand for that reason, and Frame stands here to document it.
+    On the wire a Frame is not a protobuf message but `u32 length | u32 crc32 | FrameHeader | payload`, little-endian, the
+    first two being the header's: the payload, up to 4 MiB, is then never copied into a message (measured: 3-4 times
+    cheaper). gemline.transfer.frames reads and writes it; the service is registered by hand for that reason, and Frame
+    stands here to document it.
+
+    Where something faster is there (KvOffer), keys and values leave the call: its first frame is then KvOpen, and what
+    comes after that on the call is the end frame, or another KvOpen, or all frames, when the caller did not come to where
+    it was told. The call lives as long as the transfer: its break or its cancellation ends both.
     """
 
     @staticmethod

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&gemline/internal/v1/tokenization.proto\x12\x13gemline.internal.v1\"%\n\x04Turn\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"m\n\rEncodeRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0c\n\x04text\x18\x02 \x01(\t\x12(\n\x05turns\x18\x03 \x03(\x0b\x32\x19.gemline.internal.v1.Turn\x12\x15\n\rtrace_context\x18\x04 \x01(\t\"#\n\x0e\x45ncodeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"&\n\x15\x46\x65tchTokenizerRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"&\n\x16\x46\x65tchTokenizerResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xce\x01\n\x0cTokenization\x12Q\n\x06\x45ncode\x12\".gemline.internal.v1.EncodeRequest\x1a#.gemline.internal.v1.EncodeResponse\x12k\n\x0e\x46\x65tchTokenizer\x12*.gemline.internal.v1.FetchTokenizerRequest\x1a+.gemline.internal.v1.FetchTokenizerResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&gemline/internal/v1/tokenization.proto\x12\x13gemline.internal.v1\"%\n\x04Turn\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x80\x01\n\rEncodeRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0c\n\x04text\x18\x02 \x01(\t\x12(\n\x05turns\x18\x03 \x03(\x0b\x32\x19.gemline.internal.v1.Turn\x12\x15\n\rtrace_context\x18\x04 \x01(\t\x12\x11\n\tcontinues\x18\x05 \x01(\x08\"#\n\x0e\x45ncodeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"&\n\x15\x46\x65tchTokenizerRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"&\n\x16\x46\x65tchTokenizerResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xce\x01\n\x0cTokenization\x12Q\n\x06\x45ncode\x12\".gemline.internal.v1.EncodeRequest\x1a#.gemline.internal.v1.EncodeResponse\x12k\n\x0e\x46\x65tchTokenizer\x12*.gemline.internal.v1.FetchTokenizerRequest\x1a+.gemline.internal.v1.FetchTokenizerResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,14 +33,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TURN']._serialized_start=63
   _globals['_TURN']._serialized_end=100
-  _globals['_ENCODEREQUEST']._serialized_start=102
-  _globals['_ENCODEREQUEST']._serialized_end=211
-  _globals['_ENCODERESPONSE']._serialized_start=213
-  _globals['_ENCODERESPONSE']._serialized_end=248
-  _globals['_FETCHTOKENIZERREQUEST']._serialized_start=250
-  _globals['_FETCHTOKENIZERREQUEST']._serialized_end=288
-  _globals['_FETCHTOKENIZERRESPONSE']._serialized_start=290
-  _globals['_FETCHTOKENIZERRESPONSE']._serialized_end=328
-  _globals['_TOKENIZATION']._serialized_start=331
-  _globals['_TOKENIZATION']._serialized_end=537
+  _globals['_ENCODEREQUEST']._serialized_start=103
+  _globals['_ENCODEREQUEST']._serialized_end=231
+  _globals['_ENCODERESPONSE']._serialized_start=233
+  _globals['_ENCODERESPONSE']._serialized_end=268
+  _globals['_FETCHTOKENIZERREQUEST']._serialized_start=270
+  _globals['_FETCHTOKENIZERREQUEST']._serialized_end=308
+  _globals['_FETCHTOKENIZERRESPONSE']._serialized_start=310
+  _globals['_FETCHTOKENIZERRESPONSE']._serialized_end=348
+  _globals['_TOKENIZATION']._serialized_start=351
+  _globals['_TOKENIZATION']._serialized_end=557
 # @@protoc_insertion_point(module_scope)

@@ -54,12 +54,17 @@ class EncodeRequest(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     TURNS_FIELD_NUMBER: _builtins.int
     TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
+    CONTINUES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """epoch of the worker that is meant; another epoch is refused with FAILED_PRECONDITION."""
     text: _builtins.str
     """text is a raw prompt in which Gemma's control tokens are recognised; used when turns is empty."""
     trace_context: _builtins.str
     """trace_context is a W3C traceparent, empty when the request is not traced."""
+    continues: _builtins.bool
+    """continues: the turns follow a conversation that ends with the <end_of_turn> of the model's turn. The ids begin
+    right after it, without <bos>.
+    """
     @_builtins.property
     def turns(self) -> _containers.RepeatedCompositeFieldContainer[Global___Turn]:
         """turns of a conversation, the next one to be the model's."""
@@ -71,10 +76,11 @@ class EncodeRequest(_message.Message):
         text: _builtins.str = ...,
         turns: _abc.Iterable[Global___Turn] | None = ...,
         trace_context: _builtins.str = ...,
+        continues: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "text", b"text", "trace_context", b"trace_context", "turns", b"turns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continues", b"continues", "epoch", b"epoch", "text", b"text", "trace_context", b"trace_context", "turns", b"turns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -89,7 +95,7 @@ class EncodeResponse(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """token_ids, <bos> first."""
+        """token_ids, <bos> first unless the turns continue a conversation."""
 
     def __init__(
         self,

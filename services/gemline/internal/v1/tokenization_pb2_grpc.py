@@ -52,7 +52,7 @@ class TokenizationServicer(object):
     """
 
     def Encode(self, request, context):
-        """Encode gives the token ids of a prompt or conversation, <bos> first, exactly once.
+        """Encode gives the token ids of a prompt or conversation, <bos> first, exactly once; or of turns that continue one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,7 @@ class TokenizationStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TokenizationAsyncStub: ...
     Encode: _grpc.UnaryUnaryMultiCallable[_tokenization_pb2.EncodeRequest, _tokenization_pb2.EncodeResponse]
-    """Encode gives the token ids of a prompt or conversation, <bos> first, exactly once."""
+    """Encode gives the token ids of a prompt or conversation, <bos> first, exactly once; or of turns that continue one."""
     FetchTokenizer: _grpc.UnaryStreamMultiCallable[_tokenization_pb2.FetchTokenizerRequest, _tokenization_pb2.FetchTokenizerResponse]
     """FetchTokenizer streams the model's tokenizer.json in pieces of at most 1 MiB, so that a gateway needs no model files."""
 
@@ -44,7 +44,7 @@ class TokenizationAsyncStub(TokenizationStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Encode: _aio.UnaryUnaryMultiCallable[_tokenization_pb2.EncodeRequest, _tokenization_pb2.EncodeResponse]  # type: ignore[assignment]
-    """Encode gives the token ids of a prompt or conversation, <bos> first, exactly once."""
+    """Encode gives the token ids of a prompt or conversation, <bos> first, exactly once; or of turns that continue one."""
     FetchTokenizer: _aio.UnaryStreamMultiCallable[_tokenization_pb2.FetchTokenizerRequest, _tokenization_pb2.FetchTokenizerResponse]  # type: ignore[assignment]
     """FetchTokenizer streams the model's tokenizer.json in pieces of at most 1 MiB, so that a gateway needs no model files."""
 
@@ -57,7 +57,7 @@ class TokenizationServicer(metaclass=_abc_1.ABCMeta):
         request: _tokenization_pb2.EncodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tokenization_pb2.EncodeResponse, _abc.Awaitable[_tokenization_pb2.EncodeResponse]]:
-        """Encode gives the token ids of a prompt or conversation, <bos> first, exactly once."""
+        """Encode gives the token ids of a prompt or conversation, <bos> first, exactly once; or of turns that continue one."""
 
     @_abc_1.abstractmethod
     def FetchTokenizer(

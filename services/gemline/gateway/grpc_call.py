@@ -1,0 +1,45 @@
+"""What every public gRPC method does first and last: names the call, finds out whose it is, hides faults of ours."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import grpc.aio
+
+from gemline.errors import GemlineError, InternalError
+from gemline.gateway.core import Gateway
+from gemline.gateway.grpc_auth import bearer, metadata_value, name_call
+from gemline.gateway.requests import Tenant
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Call(NamedTuple):
+    """Who calls, and the name of what they ask for."""
+
+    tenant: Tenant
+    request_id: str
+    traceparent: str
+
+
+async def greet(gateway: Gateway, context: Context) -> Call:
+    """Names the call, to the caller too, and finds out whose it is."""
+    metadata = context.invocation_metadata()
+    request_id = await name_call(context)
+    tenant = await gateway.authenticate(bearer(metadata))
+    return Call(tenant, request_id, metadata_value(metadata, "traceparent"))
+
+
+@contextmanager
+def named(request_id: str) -> Iterator[None]:
+    """Inside, what is not an error of ours is logged under the request's name and hidden from the caller."""
+    try:
+        yield
+    except GemlineError:
+        raise
+    except Exception as error:
+        log.exception("request %s failed", request_id)
+        raise InternalError(f"internal error; request id {request_id}") from error

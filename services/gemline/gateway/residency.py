@@ -1,0 +1,107 @@
+"""What each worker's prefix cache holds, as the workers say, by prefix: how much of a prompt each would find."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+from gemline.engine.block_hash import extend_hashes, root_hash
+
+NAME_BYTES = 8  # of a block's hash, as in `gemline.engine.residency`
+KeyT = TypeVar("KeyT")
+
+
+def prefix_names(revision: str, salt: bytes, token_ids: Sequence[int], block_size: int) -> list[bytes]:
+    """The name of each full block that a prompt could find cached: its last token is always computed."""
+    hashes: list[bytes] = []
+    extend_hashes(hashes, root_hash(revision, salt), token_ids, block_size, (len(token_ids) - 1) // block_size)
+    return [block_hash[:NAME_BYTES] for block_hash in hashes]
+
+
+class ResidencyIndex(Generic[KeyT]):
+    """Of many workers; a prompt's longest hits are found in one walk over its names, however many workers there are."""
+
+    def __init__(self) -> None:
+        self._holders: dict[bytes, int] = {}  # the workers with that name, a bit each
+        self._names: dict[KeyT, set[bytes]] = {}
+        self._bit: dict[KeyT, int] = {}
+        self._workers: list[KeyT | None] = []  # by bit
+
+    def __len__(self) -> int:
+        return len(self._holders)
+
+    def update(self, worker: KeyT, added: Iterable[bytes], removed: Iterable[bytes] = ()) -> None:
+        """What a worker says has changed; one that was not known has had nothing."""
+        bit, names, holders = self._bit_of(worker), self._names[worker], self._holders
+        for name in removed:
+            if name in names:
+                names.discard(name)
+                self._forget(name, bit)
+        for name in added:
+            names.add(name)
+            holders[name] = holders.get(name, 0) | bit
+
+    def leave(self, worker: KeyT) -> None:
+        """The worker has gone, and all it held; fine for one that was not known."""
+        bit = self._bit.pop(worker, None)
+        if bit is None:
+            return
+        for name in self._names.pop(worker):
+            self._forget(name, bit)
+        self._workers[bit.bit_length() - 1] = None
+
+    def hits(self, names: Sequence[bytes]) -> dict[KeyT, int]:
+        """For each worker that holds any, how many blocks of the prompt it would find."""
+        found: dict[KeyT, int] = {}
+        others, holders = -1, self._holders  # all bits: workers whose longest hit is not found yet
+        for index in range(len(names) - 1, -1, -1):
+            new = holders.get(names[index], 0) & others
+            if new:
+                found.update((worker, index + 1) for worker in self._of(new))
+                others &= ~new
+        return found
+
+    def _of(self, bits: int) -> Iterator[KeyT]:
+        while bits:
+            low = bits & -bits
+            worker = self._workers[low.bit_length() - 1]
+            if worker is not None:
+                yield worker
+            bits ^= low
+
+    def _forget(self, name: bytes, bit: int) -> None:
+        left = self._holders[name] & ~bit
+        if left:
+            self._holders[name] = left
+        else:
+            del self._holders[name]
+
+    def _bit_of(self, worker: KeyT) -> int:
+        bit = self._bit.get(worker)
+        if bit is None:
+            index = next((index for index, other in enumerate(self._workers) if other is None), len(self._workers))
+            if index == len(self._workers):
+                self._workers.append(None)
+            self._workers[index] = worker
+            bit = self._bit[worker] = 1 << index
+            self._names[worker] = set()
+        return bit
+
+
+def names_of(joined: bytes) -> list[bytes]:
+    """The names in a field of `Residency`; what is no whole name at its end is left out."""
+    return [joined[start : start + NAME_BYTES] for start in range(0, len(joined) - NAME_BYTES + 1, NAME_BYTES)]
+
+
+class PrefixNames:
+    """Of one prompt, made when they are first asked for: workers may have blocks of several sizes."""
+
+    def __init__(self, revision: str, salt: bytes, token_ids: Sequence[int]) -> None:
+        self._of = revision, salt, token_ids
+        self._by_size: dict[int, list[bytes]] = {}
+
+    def of(self, block_size: int) -> list[bytes]:
+        """For blocks of so many tokens; none for a prompt that shares nothing."""
+        if not self._of[1]:
+            return []
+        if block_size not in self._by_size:
+            self._by_size[block_size] = prefix_names(*self._of, block_size)
+        return self._by_size[block_size]

@@ -1,0 +1,196 @@
+"""Keys and values between two workers: each transport's throughput and CPU, and what a prefill does not hide.
+
+    python tests/bench/kv_transfer.py transports [--rounds 3] [--tokens 8192] [--dtypes bfloat16 float8_e4m3]
+    python tests/bench/kv_transfer.py exposed [--shape 2b] [--quantization int8] [--tokens 8192] [--transports shm socket grpc]
+
+`transports`: two processes on this machine, one with the sender and one with the receiver as the workers have them, over
+caches of Gemma 2 2B's shape; a prompt whose keys and values are all computed already, so nothing waits for an engine. Counted
+is from the call to the end of the last import: copies out of one cache and into the other, checksums and all.
+
+`exposed`: two real workers, each with half of the cores. The share is the time from the computation of the prompt's last
+chunk until everything is imported, of the prefill's.
+"""
+
+import argparse
+import asyncio
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import grpc.aio
+import torch
+from bench.checkpoint import SHAPES
+from support.still_engine import StillEngine
+
+from gemline.decode.kv_import import KvImport
+from gemline.engine.config import Gemma2Config
+from gemline.engine.events import TokenEvent
+from gemline.internal.v1.prefill_pb2 import FrameHeader, PrefillRequest
+from gemline.prefill.progress import Progress
+from gemline.prefill.sender import KvSender
+from gemline.rpc.options import open_channel, server_options
+from gemline.transfer.fetch import Fetch
+from gemline.transfer.frames import encode
+from gemline.transfer.listener import Listener
+from gemline.transfer.offering import Offer
+from gemline.transfer.opening import Doors
+from gemline.transfer.receive import FrameReader
+from gemline.transfer.transports import Transport, allowed, choices, host_id
+
+GIB = 2**30
+METHOD = "/gemline.internal.v1.Prefill/Prefill"
+
+
+def still_engine(num_tokens: int) -> StillEngine:
+    config = Gemma2Config(**vars(SHAPES["2b"]))
+    torch.set_num_threads(1)
+    return StillEngine(config, -(-num_tokens // 16) + 1, torch.bfloat16, block_size=16)
+
+
+def cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+async def send(num_tokens: int, pipe: Pipe) -> None:
+    """The prefill worker's side: serves calls until the pipe says something."""
+    engine = still_engine(num_tokens)
+    seq_id = engine.prefilled(num_tokens)
+    listener = Listener(engine.movers)
+    listener.listen("127.0.0.1", 0)
+    listener.listen_locally()
+    doors = Doors(engine.movers, listener)
+
+    async def prefill(request: PrefillRequest, context: Any) -> None:
+        outlet = await doors.open(request.offer, choices(request.offer, allowed("auto"), host_id()), context.write)
+        form = engine.form(request.wire_dtype)
+        sender = KvSender(engine, seq_id, engine.needed(num_tokens), form, outlet, lambda: None, 30.0)
+        progress = Progress()
+        progress.advance(num_tokens, time.monotonic())
+        progress.finish(TokenEvent(seq_id, 1))
+        try:
+            end = await sender.send(progress)
+            await context.write(encode(FrameHeader(end=end)))
+        finally:
+            outlet.close()
+
+    server = grpc.aio.server(options=server_options())
+    method: grpc.RpcMethodHandler[PrefillRequest, bytes] = grpc.unary_stream_rpc_method_handler(
+        prefill, request_deserializer=PrefillRequest.FromString, response_serializer=None
+    )
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("gemline.internal.v1.Prefill", {"Prefill": method}),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    pipe.send(port)
+    while await asyncio.to_thread(pipe.recv):
+        pipe.send(cpu_s())
+    await server.stop(None)
+
+
+def run_sender(num_tokens: int, pipe: Pipe) -> None:
+    asyncio.run(send(num_tokens, pipe))
+
+
+@contextmanager
+def sender_process(num_tokens: int) -> Iterator[tuple[int, Pipe]]:
+    """The port, and a pipe that tells the process's CPU seconds to whoever asks."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=run_sender, args=(num_tokens, there), daemon=True)
+    process.start()
+    try:
+        yield here.recv(), here
+    finally:
+        here.send(False)
+        process.join(10)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one transfer."""
+
+    gib: float
+    wall_s: float
+    cpu_s: float  # of both processes
+
+    @property
+    def rate(self) -> float:
+        return self.gib / self.wall_s
+
+
+class Receiver:
+    """The decode worker's side."""
+
+    def __init__(self, num_tokens: int, port: int, pipe: Pipe) -> None:
+        self._engine = still_engine(num_tokens)
+        self._num_tokens = num_tokens
+        self._port = port
+        self._pipe = pipe
+
+    async def fetch(self, transport: Transport, wire_dtype: str) -> Figures:
+        engine, form = self._engine, self._engine.form(wire_dtype)
+        seq_id = engine.reserved(self._num_tokens)
+        reader = FrameReader(engine.needed(self._num_tokens), form.token_bytes)
+        offer = Offer(frozenset({transport} - {Transport.GRPC}), "127.0.0.1", engine.movers)
+        request = PrefillRequest(offer=offer.message, wire_dtype=wire_dtype)
+        async with open_channel(f"127.0.0.1:{self._port}") as channel:
+            await channel.channel_ready()
+            method: Any = channel.unary_stream(METHOD, PrefillRequest.SerializeToString, None)
+            start_cpu_s, start_s = self._cpu_s(), time.perf_counter()
+            with Fetch(method(request).__aiter__(), offer, reader) as fetch:
+                await KvImport(engine, seq_id, form).run(fetch)
+            wall_s = time.perf_counter() - start_s
+            spent_s = self._cpu_s() - start_cpu_s
+        assert fetch.transport is transport
+        engine.cancel(seq_id)
+        return Figures(reader.num_bytes / GIB, wall_s, spent_s)
+
+    def _cpu_s(self) -> float:
+        self._pipe.send(True)
+        return cpu_s() + float(self._pipe.recv())
+
+
+async def transports(options: argparse.Namespace) -> None:
+    ways = (Transport.SHM, Transport.SOCKET, Transport.GRPC)
+    found: dict[tuple[Transport, str], list[Figures]] = {}
+    with sender_process(options.tokens) as (port, pipe):
+        receiver = Receiver(options.tokens, port, pipe)
+        for _ in range(options.rounds + 1):  # the first is not counted: pages and pools are new
+            for dtype in options.dtypes:
+                for way in ways:
+                    found.setdefault((way, dtype), []).append(await receiver.fetch(way, dtype))
+    print(f"{'':8}{'wire':>12}{'MiB':>7}{'GiB/s':>8}{'least':>7}{'most':>7}{'CPU s/GiB':>11}")
+    for (way, dtype), all_figures in found.items():
+        figures = all_figures[1:]
+        rates = sorted(one.rate for one in figures)
+        cpu = statistics.median(one.cpu_s / one.gib for one in figures)
+        mib = figures[0].gib * 1024
+        print(
+            f"{way.value:8}{dtype:>12}{mib:7.0f}{statistics.median(rates):8.2f}{rates[0]:7.2f}{rates[-1]:7.2f}{cpu:11.2f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("transports", "exposed"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16"])
+    options = parser.parse_args()
+    asyncio.run(transports(options))
+
+
+if __name__ == "__main__":
+    main()
