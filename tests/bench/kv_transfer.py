@@ -1,14 +1,15 @@
 """Keys and values between two workers: each transport's throughput and CPU, and what a prefill does not hide.
 
     python tests/bench/kv_transfer.py transports [--rounds 3] [--tokens 8192] [--dtypes bfloat16 float8_e4m3]
-    python tests/bench/kv_transfer.py exposed [--shape 2b] [--quantization int8] [--tokens 8192] [--transports shm socket grpc]
+    python tests/bench/kv_transfer.py exposed [--shape 2b] [--quantization int8] [--tokens 8192] [--transports shm ...]
 
-`transports`: two processes on this machine, one with the sender and one with the receiver as the workers have them, over
-caches of Gemma 2 2B's shape; a prompt whose keys and values are all computed already, so nothing waits for an engine. Counted
-is from the call to the end of the last import: copies out of one cache and into the other, checksums and all.
+`transports`: two processes on this machine, one with the sender and one with the receiver as the workers have them,
+over caches of Gemma 2 2B's shape; a prompt whose keys and values are all computed already, so nothing waits for an
+engine. Counted is from the call to the end of the last import: copies out of one cache and into the other, checksums
+and all.
 
-`exposed`: two real workers, each with half of the cores. The share is the time from the computation of the prompt's last
-chunk until everything is imported, of the prefill's.
+`exposed`: two real workers, each with half of the cores. The share is the time from the computation of the prompt's
+last chunk until everything is imported, of the prefill's.
 """
 
 import argparse

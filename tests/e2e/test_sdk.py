@@ -72,7 +72,12 @@ def test_a_chat_is_answered_and_streamed_alike(client: Client) -> None:
     with client.chat_stream(HELLO, max_tokens=16, temperature=0) as stream:
         pieces = list(stream)
     assert "".join(piece.text for piece in pieces) == stream.text == whole.text
-    assert (stream.usage, stream.finish_reason) == (whole.usage, whole.finish_reason)
+    assert stream.finish_reason == whole.finish_reason
+    assert stream.usage is not None
+    assert (stream.usage.prompt_tokens, stream.usage.completion_tokens) == (
+        whole.usage.prompt_tokens,
+        whole.usage.completion_tokens,
+    )
     assert [piece.finish_reason is None for piece in pieces] == [True] * (len(pieces) - 1) + [False]
     assert stream.request_id != whole.request_id
 

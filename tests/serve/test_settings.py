@@ -33,6 +33,7 @@ worker_settings = st.builds(
     threads=st.none() | st.integers(1, 64),
     gpu_share=st.floats(0.001, 1.0),
     prefill=st.sampled_from(["auto", "always", "never"]),
+    kv_transport=st.sampled_from(["auto", "shm", "socket", "grpc"]),
     system_prompt=st.sampled_from(["refuse", "prepend"]),
     drain_timeout_s=st.floats(0, 600),
 )

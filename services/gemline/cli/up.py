@@ -49,6 +49,13 @@ def up(
     ] = 0,
     max_batch_tokens: Annotated[int, typer.Option(help="most tokens in one engine step; 0: what suits the device")] = 0,
     prefix_cache: Annotated[bool, typer.Option(help="keep KV blocks for prompts that begin alike")] = True,
+    remote_prefill: Annotated[
+        Literal["auto", "always", "never"], typer.Option(help="whether decode workers leave prompts to prefill workers")
+    ] = "auto",
+    kv_transport: Annotated[
+        Literal["auto", "shm", "socket", "grpc", "nixl"],
+        typer.Option(help="by which keys and values travel between workers"),
+    ] = "auto",
     threads: Annotated[
         int | None, typer.Option(help="torch threads of each engine; default: the cores, shared")
     ] = None,
@@ -83,6 +90,8 @@ def up(
         prefix_cache=prefix_cache,
         threads=threads,
         system_prompt=system_prompt,
+        remote_prefill=remote_prefill,
+        kv_transport=kv_transport,
         ready_file=ready_file or default_ready_file(),
     )
     asyncio.run(_run(settings, first_prompt))

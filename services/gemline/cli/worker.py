@@ -27,6 +27,10 @@ def worker(
     max_running: Annotated[int, typer.Option(help="most sequences that run at once; 0: what suits the device")] = 0,
     prefix_cache: Annotated[bool, typer.Option(help="keep KV blocks for prompts that begin alike")] = True,
     threads: Annotated[int | None, typer.Option(help="torch threads of the engine")] = None,
+    kv_transport: Annotated[
+        Literal["auto", "shm", "socket", "grpc", "nixl"],
+        typer.Option(help="by which keys and values travel; auto: the fastest that both ends have"),
+    ] = "auto",
     prefill: Annotated[
         Literal["auto", "always", "never"], typer.Option(help="whether a decode worker has prompts prefilled elsewhere")
     ] = "auto",

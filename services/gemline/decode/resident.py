@@ -1,4 +1,4 @@
-"""What the worker's prefix cache holds, on its way to gateways: a mirror for those that attach, changes for the rest."""
+"""What the worker's prefix cache holds, on its way to gateways: all of it for those that attach, then changes."""
 
 from collections.abc import Iterable
 

@@ -13,6 +13,8 @@ from gemline.serve.gpus import share_of_gpu, visible_gpus
 Runner = Literal["ray", "process"]
 Topology = Literal["split", "colocated"]
 SystemPrompt = Literal["refuse", "prepend"]
+RemotePrefill = Literal["auto", "always", "never"]
+KvTransport = Literal["auto", "shm", "socket", "grpc", "nixl"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ class WorkerSettings:
     prefix_cache: bool = True
     threads: int | None = None  # None: torch's own choice
     gpu_share: float = 1.0  # of one GPU's memory
-    prefill: Literal["auto", "always", "never"] = "auto"  # by prefill workers; decode workers only
+    prefill: RemotePrefill = "auto"  # by prefill workers; decode workers only
+    kv_transport: KvTransport = "auto"
     system_prompt: SystemPrompt = "refuse"  # tokenization workers only
     drain_timeout_s: float = 30.0
 
@@ -97,7 +100,8 @@ class StackSettings:
     threads: int | None = None  # None: the cores, shared out among the engines
     gpu_share: float | None = None  # None: the GPUs, shared out among the engines
     system_prompt: SystemPrompt = "refuse"
-    remote_prefill: Literal["auto", "always", "never"] = "auto"
+    remote_prefill: RemotePrefill = "auto"
+    kv_transport: KvTransport = "auto"
     ready_file: Path | None = None
     start_timeout_s: float = 300.0
 
@@ -131,6 +135,7 @@ class StackSettings:
             threads=self.threads,
             gpu_share=1.0 if self.gpu_share is None else self.gpu_share,
             prefill="never" if self.topology == "colocated" else self.remote_prefill,
+            kv_transport=self.kv_transport,
             system_prompt=self.system_prompt,
         )
 

@@ -36,10 +36,20 @@ def build_worker(settings: WorkerSettings) -> Worker:
     if settings.role == Role.PREFILL.value:
         from gemline.prefill.worker import PrefillOptions, PrefillWorker
 
-        return PrefillWorker(PrefillOptions(model_dir, settings.served_model_name, engine))
+        return PrefillWorker(
+            PrefillOptions(model_dir, settings.served_model_name, engine, kv_transport=settings.kv_transport)
+        )
     from gemline.decode.worker import DecodeOptions, DecodeWorker
 
-    return DecodeWorker(DecodeOptions(model_dir, settings.served_model_name, engine, prefill=settings.prefill))
+    return DecodeWorker(
+        DecodeOptions(
+            model_dir,
+            settings.served_model_name,
+            engine,
+            prefill=settings.prefill,
+            kv_transport=settings.kv_transport,
+        )
+    )
 
 
 def build_host(settings: WorkerSettings) -> WorkerHost:

@@ -7,6 +7,8 @@ from contextlib import suppress
 
 from gemline.transfer.frames import TransferError
 
+_RETRY_S = 0.05
+
 
 class Slots:
     """Who takes a slot has it until it is given back; whoever finds none waits. The one given back last goes first:
@@ -59,8 +61,6 @@ class Slots:
         """Gives a slot back."""
         self._free.append(slot)
         self._changed.set()
-        if self._is_closed:
-            self._let_go()
 
     def fail(self, error: TransferError) -> None:
         """No slot will be given back any more."""
@@ -68,7 +68,7 @@ class Slots:
         self._changed.set()
 
     def close(self) -> None:
-        """Lets go of the memory: now, or as soon as what is still read or written is given back."""
+        """Lets go of the memory: now, or soon after the last thread that still copies from or to it."""
         self.fail(TransferError("the transfer is over"))
         if self.before_close is not None and not self._is_closed:
             self.before_close()
@@ -79,5 +79,7 @@ class Slots:
         for view in self._views:
             with suppress(BufferError):
                 view.release()
-        with suppress(BufferError):
+        try:
             self._memory.close()
+        except BufferError:  # not while anybody is in it
+            asyncio.get_running_loop().call_later(_RETRY_S, self._let_go)
