@@ -19,7 +19,7 @@ from gemline.engine.config import Gemma2Config
 from gemline.engine.events import TokenEvent
 from gemline.errors import GemlineError, Unavailable
 from gemline.internal.v1.prefill_pb2 import FrameHeader, KvOffer, PrefillRequest
-from gemline.prefill.progress import Progress
+from gemline.prefill.progress import Progress, Reached
 from gemline.prefill.sender import KvSender
 from gemline.prefill.servicer import SERVICE
 from gemline.rpc.options import open_channel, server_options
@@ -158,7 +158,7 @@ class Ends:
         sender = KvSender(self.prefill, there, needed, form, outlet, lambda: None, self.write_timeout_s)
         self.senders.append(sender)
         try:
-            await write(encode(FrameHeader(end=await sender.send(computed(order.chunks)))))
+            await write(encode(FrameHeader(end=await sender.send(Told(order.chunks)))))
         finally:
             outlet.close()
             self.senders.remove(sender)
@@ -190,22 +190,19 @@ class Ends:
         )
 
 
-def computed(chunks: Iterable[int]) -> Progress:
-    """As the engine would tell it: a chunk after the other, and the first token."""
-    progress = Progress()
+class Told(Progress):
+    """A prefill whose every chunk is heard of, one at each question; the first token comes with the last."""
 
-    async def tell() -> None:
-        for stop in chunks:
-            progress.advance(stop, time.monotonic())
-            await asyncio.sleep(0.002)
-        progress.finish(TokenEvent(1, 7))
+    def __init__(self, chunks: Iterable[int]) -> None:
+        super().__init__()
+        *self._chunks, self._last = chunks
 
-    _tellers.add(teller := asyncio.create_task(tell()))
-    teller.add_done_callback(_tellers.discard)
-    return progress
-
-
-_tellers: set[asyncio.Task[None]] = set()
+    async def next(self) -> Reached:
+        await asyncio.sleep(0)
+        self.computed_s = time.monotonic()
+        if self._chunks:
+            return Reached(self._chunks.pop(0), None)
+        return Reached(self._last, TokenEvent(1, 7))
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ import triton
 
 from gemline_kernels import reference
 from gemline_kernels.gpu.device import decode_attention, decode_plan, prefill_attention
-from gemline_kernels.gpu.support import is_max_free, num_processors
+from gemline_kernels.gpu.support import is_max_free, num_processors, upload
 
 _DECODE_TILE = 32  # positions at most; no more than a block has
 _PREFILL_TILE_VALUES = 8192  # of keys at most: with more, heads of width 256 do not fit into registers
@@ -102,10 +102,10 @@ class Sequences:
         items.sort(key=lambda item: -before[item[0]] - item[1])
         decodes = torch.tensor([count == 1 for count in num_new], dtype=torch.bool)
         return cls(
-            query_start.to(device, torch.int32),
-            context_len.to(device, torch.int32),
-            (context_len * decodes).to(device, torch.int32),
-            torch.tensor(items, dtype=torch.int32).view(-1, 2).to(device),
+            upload(query_start.tolist(), torch.int32, device),
+            upload(context_len.tolist(), torch.int32, device),
+            upload((context_len * decodes).tolist(), torch.int32, device),
+            upload(items, torch.int32, device).view(-1, 2),
             int(decodes.sum()),
         )
 

@@ -9,6 +9,7 @@ import torch
 from gemline_kernels.decoding import Blocks, Choice, Row
 from gemline_kernels.gpu.decode_step import Buffers, DecodeStep, Graph
 from gemline_kernels.gpu.sampling import Choices, sample
+from gemline_kernels.gpu.support import upload
 from gemline_kernels.layers import KeysValues, Weights
 
 
@@ -45,9 +46,9 @@ class TritonDecoder:
         """As `Decoder` says."""
         if not rows:
             return
-        buffers, at = self._buffers, self._tensor(list(rows), torch.int64)
+        buffers, at = self._buffers, upload(list(rows), torch.int64, self._device)
         choices = Choices.of([row.choice for row in rows.values()], self._device)
-        buffers.token_ids_B[at] = self._tensor([row.token_id for row in rows.values()], torch.int64)
+        buffers.token_ids_B[at] = upload([row.token_id for row in rows.values()], torch.int64, self._device)
         buffers.lengths_B[at] = choices.position.int()
         for field in Choices.__dataclass_fields__:
             getattr(buffers.choices, field)[at] = getattr(choices, field)
@@ -57,16 +58,16 @@ class TritonDecoder:
         if not tables:
             return
         width = self._buffers.global_table_BP.shape[1]
-        at = self._tensor(list(tables), torch.int64)
+        at = upload(list(tables), torch.int64, self._device)
         both = [_filled(side, width) for table in tables.values() for side in table]
-        of_global, of_local = self._tensor(both, torch.int32).view(len(tables), 2, width).unbind(1)
+        of_global, of_local = upload(both, torch.int32, self._device).view(len(tables), 2, width).unbind(1)
         self._buffers.global_table_BP[at] = of_global
         self._buffers.local_table_BP[at] = of_local
 
     def clear(self, rows: Sequence[int]) -> None:
         """As `Decoder` says."""
         if rows:
-            self._buffers.lengths_B[self._tensor(list(rows), torch.int64)] = 0
+            self._buffers.lengths_B[upload(list(rows), torch.int64, self._device)] = 0
 
     def launch(self, num_rows: int, *, truncates: bool) -> _Answer:
         """As `Decoder` says; as many rows as the next larger graph has are computed."""
@@ -93,9 +94,6 @@ class TritonDecoder:
         arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
         arrived.record()
         return _Answer(on_host, arrived)
-
-    def _tensor(self, values: object, dtype: torch.dtype) -> torch.Tensor:
-        return torch.tensor(values, dtype=dtype).to(self._device)
 
 
 def _filled(block_ids: Sequence[int], width: int) -> list[int]:

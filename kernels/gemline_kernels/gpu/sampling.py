@@ -9,6 +9,7 @@ import triton
 
 from gemline_kernels.decoding import Choice
 from gemline_kernels.gpu.device import sampling as device
+from gemline_kernels.gpu.support import upload
 
 _CHUNK = 4096
 _SHIFTS = (24, 16, 8, 0)
@@ -30,14 +31,14 @@ class Choices:
         """From the host's."""
 
         def column(name: str, dtype: torch.dtype) -> torch.Tensor:
-            return torch.tensor([getattr(choice, name) for choice in choices], dtype=dtype).to(device)
+            return upload([getattr(choice, name) for choice in choices], dtype, device)
 
         return cls(
             temperature=column("temperature", torch.float32),
             top_k=column("top_k", torch.int32),
             top_p=column("top_p", torch.float32),
             min_p=column("min_p", torch.float32),
-            seed=torch.tensor([_signed(choice.seed) for choice in choices]).to(device),
+            seed=upload([_signed(choice.seed) for choice in choices], torch.int64, device),
             position=column("position", torch.int64),
         )
 

@@ -1,5 +1,7 @@
 """What the Triton kernels can compute, said before the first request needs it."""
 
+from collections.abc import Sequence
+
 import torch
 
 MIN_CAPABILITY = (9, 0)  # Hopper: what the kernels are compiled and tuned for
@@ -28,6 +30,13 @@ def check_device(device: torch.device) -> None:
             f" the kernels need {_dotted(MIN_CAPABILITY)} (Hopper: H100, H200) or newer; with an empty"
             " CUDA_VISIBLE_DEVICES the CPU computes"
         )
+
+
+def upload(values: Sequence[object], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """The host's numbers on the device, behind what is queued there: the host waits for nothing."""
+    if device.type != "cuda":
+        return torch.tensor(values, dtype=dtype, device=device)
+    return torch.tensor(values, dtype=dtype, pin_memory=True).to(device, non_blocking=True)
 
 
 def num_processors(device: torch.device) -> int:

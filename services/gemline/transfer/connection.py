@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from gemline.transfer.checksum import Buffer
-from gemline.transfer.frames import TransferError
+from gemline.transfer.frames import MAX_PAYLOAD_BYTES, TransferError
 
 T = TypeVar("T")
 
@@ -180,7 +180,10 @@ async def connect_tcp(host: str, port: int, executor: Executor) -> Connection:
     with _faults_told():
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     family, kind, protocol, _, address = found[0]
-    return await _connected(socket.socket(family, kind, protocol), address, executor)
+    sock = socket.socket(family, kind, protocol)
+    if hasattr(socket, "TCP_WINDOW_CLAMP"):  # the kernel would take up to 32 MiB for a reader that is slow
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, MAX_PAYLOAD_BYTES)
+    return await _connected(sock, address, executor)
 
 
 async def connect_local(name: str, executor: Executor) -> Connection:
