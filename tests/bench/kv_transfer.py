@@ -15,9 +15,11 @@ last chunk until everything is imported, of the prefill's.
 import argparse
 import asyncio
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,16 +32,27 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import grpc.aio
 import torch
-from bench.checkpoint import SHAPES
+from bench.checkpoint import SHAPES, cached
+from prometheus_client.parser import text_string_to_metric_families
+from support.hand_gateway import HandGateway, attached
 from support.still_engine import StillEngine
 
+from gemline.cluster.embedded import EmbeddedRedis
+from gemline.cluster.records import WorkerRecord
 from gemline.decode.kv_import import KvImport
+from gemline.decode.worker import DecodeOptions, DecodeWorker
 from gemline.engine.config import Gemma2Config
 from gemline.engine.events import TokenEvent
+from gemline.engine.options import EngineOptions
+from gemline.engine.params import SamplingParams
+from gemline.host import HostSettings, WorkerHost
 from gemline.internal.v1.prefill_pb2 import FrameHeader, PrefillRequest
 from gemline.prefill.progress import Progress
 from gemline.prefill.sender import KvSender
+from gemline.prefill.worker import PrefillOptions, PrefillWorker
 from gemline.rpc.options import open_channel, server_options
+from gemline.serve.openmp import limit_spinning
+from gemline.telemetry import setup
 from gemline.transfer.fetch import Fetch
 from gemline.transfer.frames import encode
 from gemline.transfer.listener import Listener
@@ -49,6 +62,7 @@ from gemline.transfer.receive import FrameReader
 from gemline.transfer.transports import Transport, allowed, choices, host_id
 
 GIB = 2**30
+EXPOSED = "gemline_kv_exposed_seconds_sum"
 METHOD = "/gemline.internal.v1.Prefill/Prefill"
 
 
@@ -183,14 +197,114 @@ async def transports(options: argparse.Namespace) -> None:
         )
 
 
+@dataclass(frozen=True)
+class WorkerProcess:
+    """A real worker in a process of its own. The decode worker's does what the pipe says: which transport to use."""
+
+    role: str
+    shape: str
+    engine: EngineOptions
+    redis_url: str
+
+    async def serve(self, pipe: Pipe) -> None:
+        model_dir, telemetry = cached(self.shape), setup(self.role)
+        worker: PrefillWorker | DecodeWorker = (
+            PrefillWorker(PrefillOptions(model_dir, self.shape, self.engine))
+            if self.role == "prefill"
+            else DecodeWorker(DecodeOptions(model_dir, self.shape, self.engine, "always"))
+        )
+        host = WorkerHost(worker, HostSettings(self.redis_url, metrics_port=None), telemetry)
+        pipe.send(await host.start())
+        while (transport := await asyncio.to_thread(pipe.recv)) is not None:
+            if isinstance(worker, DecodeWorker) and worker._client is not None:
+                worker._client._transports = allowed(transport)
+            pipe.send((telemetry.render_metrics().decode(), cpu_s()))
+        await host.stop()
+
+    def run(self, pipe: Pipe) -> None:
+        limit_spinning()
+        asyncio.run(self.serve(pipe))
+
+
+@contextmanager
+def worker_process(worker: WorkerProcess) -> Iterator[tuple[WorkerRecord, Pipe]]:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=worker.run, args=(there,), daemon=True)
+    process.start()
+    try:
+        yield here.recv(), here
+    finally:
+        here.send(None)
+        process.join(30)
+
+
+def sample(pipe: Pipe, transport: str, name: str) -> tuple[float, float]:
+    """Sum of a metric of the worker behind the pipe, and its CPU seconds; from now on it uses that transport."""
+    pipe.send(transport)
+    text, spent_s = pipe.recv()
+    families = text_string_to_metric_families(text)
+    return sum(each.value for family in families for each in family.samples if each.name == name), spent_s
+
+
+async def exposed(options: argparse.Namespace) -> None:
+    engine = EngineOptions(
+        dtype="bfloat16",
+        quantization=options.quantization,
+        num_kv_blocks=options.tokens // 16 + 8,
+        max_batch_tokens=options.chunk,
+        num_threads=options.threads,
+    )
+    token_ids = [2, *(1024 + 7 * n % 20000 for n in range(1, options.tokens - 2))]
+    params = SamplingParams(max_tokens=1, temperature=0.0)
+    with tempfile.TemporaryDirectory() as directory:
+        redis = EmbeddedRedis(Path(directory))
+        url = redis.start()
+        try:
+            with (
+                worker_process(WorkerProcess("prefill", options.shape, engine, url)),
+                worker_process(WorkerProcess("decode", options.shape, engine, url)) as (record, pipe),
+            ):
+                async with attached(record.address, record.epoch) as gateway:
+                    await ask_all(gateway, pipe, token_ids, params, options)
+        finally:
+            redis.stop()
+
+
+async def ask_all(
+    gateway: HandGateway, pipe: Pipe, token_ids: list[int], params: SamplingParams, options: argparse.Namespace
+) -> None:
+    print(f"{len(token_ids)} tokens of {options.shape}, {options.quantization}, {options.threads} threads a worker")
+    print(f"{'':8}{'prefill s':>10}{'exposed s':>10}{'share':>8}{'MiB':>7}{'load':>6}")
+    for _ in range(options.rounds):
+        for transport in options.transports:
+            before_s, _ = sample(pipe, transport, EXPOSED)
+            before_bytes, _ = sample(pipe, transport, "gemline_kv_received_bytes_total")
+            start_s = time.perf_counter()
+            answer = await gateway.submit(len(gateway.answers), token_ids, params)
+            await asyncio.wait_for(answer.ended.wait(), 1800)
+            took_s = time.perf_counter() - start_s
+            exposed_s = sample(pipe, transport, EXPOSED)[0] - before_s
+            mib = (sample(pipe, transport, "gemline_kv_received_bytes_total")[0] - before_bytes) / 2**20
+            prefill_s = took_s - exposed_s
+            share, load = exposed_s / prefill_s, os.getloadavg()[0]
+            row = f"{transport:8}{prefill_s:10.1f}{exposed_s:10.3f}{share:8.2%}{mib:7.0f}{load:6.1f}"
+            print(row, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("transports", "exposed"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16"])
+    parser.add_argument("--shape", choices=SHAPES, default="2b")
+    parser.add_argument("--quantization", choices=("none", "int8", "int4"), default="int8")
+    parser.add_argument("--chunk", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--transports", nargs="+", default=["shm", "socket", "grpc"])
     options = parser.parse_args()
-    asyncio.run(transports(options))
+    asyncio.run(transports(options) if options.what == "transports" else exposed(options))
 
 
 if __name__ == "__main__":

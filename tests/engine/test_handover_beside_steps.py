@@ -12,9 +12,11 @@ import torch
 from support.hand_transfer import CONFIG
 from support.still_engine import StillEngine
 
+from gemline.engine import handover
 from gemline.engine.handover import Positions
 from gemline.engine.kv_form import Scales
 from gemline.engine.roster import UnknownSequence
+from gemline.engine.sequence import Sequence
 
 SMALL = replace(CONFIG, head_dim=4, num_hidden_layers=2, layer_kinds=CONFIG.layer_kinds[:2])
 GLOBAL = 1
@@ -97,6 +99,26 @@ def test_blocks_that_are_given_out_but_not_computed_are_not_read(still: StillEng
         still.roster._cover(still.roster.by_id[seq_id], 12)
 
     while_it_copies(still, begun_again)
+
+    with pytest.raises(IndexError, match=r"\[0, 12\) are not computed; 0 are"):
+        export(still, seq_id)
+
+
+def test_blocks_given_out_between_the_question_what_is_computed_and_the_look_at_them_are_not_read(
+    still: StillEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seq_id, ask = still.prefilled(12), handover._check_computed
+    asked: list[Positions] = []
+
+    def asked_too_early(sequence: Sequence, at: Positions) -> None:
+        ask(sequence, at)
+        if not asked:
+            still.preempt(seq_id)
+            still.admit(seq_id)
+            still.roster._cover(sequence, 12)
+        asked.append(at)
+
+    monkeypatch.setattr(handover, "_check_computed", asked_too_early)
 
     with pytest.raises(IndexError, match=r"\[0, 12\) are not computed; 0 are"):
         export(still, seq_id)
@@ -205,20 +227,23 @@ def test_blocks_are_not_given_up_while_a_copy_lands_in_them(still: StillEngine) 
     assert seq_id not in still.roster.by_id
 
 
-def test_a_copy_that_waited_for_another_does_not_land_once_the_sequence_has_gone(still: StillEngine) -> None:
+@pytest.mark.parametrize("end", [StillEngine.cancel, lambda still, seq_id: still.handover.close(seq_id)])
+def test_a_copy_that_waited_for_another_does_not_land_once_the_import_is_over(
+    still: StillEngine, end: Callable[[StillEngine, int], None]
+) -> None:
     seq_id = still.reserved(12)
     inside, may_go_on = held_up(still)
     with ThreadPoolExecutor(3) as threads:
         first = threads.submit(import_whole, still, seq_id, 5.0)
         assert inside.wait(10)
-        cancelling = threads.submit(still.cancel, seq_id)
-        time.sleep(0.05)
         second = threads.submit(import_whole, still, seq_id, 6.0)
+        time.sleep(0.05)
+        ending = threads.submit(end, still, seq_id)
         time.sleep(0.05)
         may_go_on.set()
 
         first.result(10)
-        cancelling.result(10)
+        ending.result(10)
         with pytest.raises(UnknownSequence, match=f"sequence {seq_id} is not importing"):
             second.result(10)
 

@@ -33,8 +33,7 @@ class KvImport:
                 async for frame in frames:
                     self._landing.append(self._begin(frame))
                     await self._make_room()
-                while self._landing:
-                    await self._landing.popleft()
+                await asyncio.gather(*self._landing)
         finally:
             for task in self._landing:
                 task.cancel()
