@@ -27,14 +27,15 @@ class _Peer:
         self.calls: dict[asyncio.Timeout, int] = {}  # those in flight, by what ends them, with their prompts' tokens
         self.tokens_per_s: float | None = None  # as it said last
         self.rests_until_s = float("-inf")  # monotonic
-        self.not_to_be_had: set[Transport] = set()
+        self.avoided_until_s: dict[Transport, float] = {}  # monotonic
 
 
 class PrefillClient:
     """`workers` gives the prefill workers of our model as they are now; `follow` hears when they have changed.
     `transports` may be used beside gRPC.
 
-    A worker that failed is left alone for `rest_s`: until its lease is over it would be picked again and again.
+    A worker that failed is left alone for `rest_s`: until its lease is over it would be picked again and again. A
+    transport that could not be had there is not waited for again before `avoid_s`: it may have been a busy moment.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class PrefillClient:
         transports: frozenset[Transport] = frozenset(),
         connect_timeout_s: float = 2.0,
         rest_s: float = 2.0,
+        avoid_s: float = 60.0,
     ) -> None:
         self._workers = workers
         self._card = card
         self._transports = transports
         self._connect_timeout_s = connect_timeout_s
         self._rest_s = rest_s
+        self._avoid_s = avoid_s
         self._peers: dict[tuple[str, int], _Peer] = {}  # by worker_id and epoch
 
     def pick(self) -> WorkerRecord | None:
@@ -79,13 +82,15 @@ class PrefillClient:
 
     def transports(self, worker: WorkerRecord) -> frozenset[Transport]:
         """By which its keys and values can come beside gRPC, as far as is known."""
-        peer = self._peers.get(_life(worker))
-        return self._transports - peer.not_to_be_had if peer else self._transports
+        if (peer := self._peers.get(_life(worker))) is None:
+            return self._transports
+        now_s = time.monotonic()
+        return self._transports - {it for it, until_s in peer.avoided_until_s.items() if until_s > now_s}
 
     def avoid(self, worker: WorkerRecord, transports: Iterable[Transport]) -> None:
-        """They failed: in this life of the worker they are not waited for again."""
+        """They failed: for a while they are not waited for again."""
         if (peer := self._peers.get(_life(worker))) is not None:
-            peer.not_to_be_had.update(transports)
+            peer.avoided_until_s |= dict.fromkeys(transports, time.monotonic() + self._avoid_s)
 
     def follow(self) -> None:
         """Ends the calls to lives that are over: such a worker sends nothing more, even if its connection stands."""
