@@ -24,16 +24,25 @@ def start_colocated(directory: Path, num_decode: int, **environment: str) -> Run
 
 def decode_workers(running: Running) -> list[WorkerRecord]:
     """Those that answer and take requests now: a lease stands for a while after its worker's death."""
-    records = asyncio.run(_records(running.ready["redis_url"]))
-    return [record for record in records if record.state is State.READY and num_requests(record) is not None]
+    return living(running.ready["redis_url"], Role.DECODE)
 
 
-async def _records(redis_url: str) -> tuple[WorkerRecord, ...]:
+def living(redis_url: str, role: Role) -> list[WorkerRecord]:
+    """The workers of that role that answer and take requests now."""
+    return [it for it in leases(redis_url, role) if it.state is State.READY and num_requests(it) is not None]
+
+
+def leases(redis_url: str, role: Role) -> tuple[WorkerRecord, ...]:
+    """All that Redis knows of that role."""
+    return asyncio.run(_records(redis_url, role))
+
+
+async def _records(redis_url: str, role: Role) -> tuple[WorkerRecord, ...]:
     redis = connect(redis_url)
     view = WorkersView(redis)
     try:
         await view.start()
-        return view.workers(Role.DECODE)
+        return view.workers(role)
     finally:
         await view.stop()
         await redis.aclose()
@@ -49,11 +58,11 @@ def num_requests(worker: WorkerRecord) -> float | None:
     return sum(s.value for family in families for s in family.samples if s.name == "gemline_requests")
 
 
-def wait_for_workers(running: Running, num: int) -> list[WorkerRecord]:
+def wait_for_workers(running: Running, num: int, role: Role = Role.DECODE) -> list[WorkerRecord]:
     """Return them once there are so many, and the gateway has had time to hear of it."""
     limit_s = time.monotonic() + LIMIT_S
-    while len(workers := decode_workers(running)) < num:
-        assert time.monotonic() < limit_s, f"only {len(workers)} decode workers"
+    while len(workers := living(running.ready["redis_url"], role)) < num:
+        assert time.monotonic() < limit_s, f"only {len(workers)} {role.value} workers"
         time.sleep(0.1)
     time.sleep(0.5)
     return workers

@@ -37,7 +37,13 @@ def build_worker(settings: WorkerSettings) -> Worker:
         from gemline.prefill.worker import PrefillOptions, PrefillWorker
 
         return PrefillWorker(
-            PrefillOptions(model_dir, settings.served_model_name, engine, kv_transport=settings.kv_transport)
+            PrefillOptions(
+                model_dir,
+                settings.served_model_name,
+                engine,
+                kv_transport=settings.kv_transport,
+                kv_bind=settings.bind,
+            )
         )
     from gemline.decode.worker import DecodeOptions, DecodeWorker
 
