@@ -9,10 +9,14 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from gemline.errors import ConfigurationError, Unavailable
 
 TIMEOUT_S = 1.0
+
+# A new connection then waits for one answer, not three: a Redis that takes 400 ms can still be connected to in time.
+_NO_NOTICES = MaintNotificationsConfig(enabled=False)
 
 
 def connect(url: str) -> Redis:
@@ -24,7 +28,14 @@ def connect(url: str) -> Redis:
     """
     retry = Retry(NoBackoff(), retries=1, supported_errors=(RedisConnectionError,))
     try:
-        return Redis.from_url(url, socket_timeout=None, socket_connect_timeout=None, retry=retry)
+        return Redis.from_url(
+            url,
+            socket_timeout=None,
+            socket_connect_timeout=None,
+            retry=retry,
+            driver_info=None,
+            maint_notifications_config=_NO_NOTICES,
+        )
     except ValueError as error:
         raise ConfigurationError(
             "redis_url is not a Redis URL: it begins with redis://, rediss:// or unix://", param="redis_url"
