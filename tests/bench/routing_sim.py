@@ -26,7 +26,7 @@ from itertools import count
 from statistics import mean, median, quantiles
 from typing import Any
 
-from gemline.engine.block_hash import extend_hashes, root_hash
+from gemline.engine.block_hash import Roots, extend_hashes
 from gemline.engine.blocks import BlockCounts
 from gemline.engine.residency import STRIDE
 from gemline.gateway.residency import NAME_BYTES, ResidencyIndex, prefix_names
@@ -60,7 +60,7 @@ class Session:
 
     def extended(self) -> list[bytes]:
         """Hashes of all its full blocks."""
-        extend_hashes(self.hashes, root_hash(REVISION, self.salt), self.tokens, BLOCK, len(self.tokens) // BLOCK)
+        extend_hashes(self.hashes, Roots.of(REVISION, self.salt), self.tokens, BLOCK, len(self.tokens) // BLOCK)
         return self.hashes
 
 
@@ -200,7 +200,7 @@ class Simulation:
         if len(session.tokens) + num_answer > CONTEXT:
             return self.at(now_s, "ask", (self.people.begin(),))
         cluster, tally, begun_s = self.cluster, self.tally, time.thread_time()
-        names = prefix_names(REVISION, session.salt, session.tokens, BLOCK)
+        names = prefix_names(REVISION, session.salt, 0, session.tokens, BLOCK)
         hashed_s = time.thread_time()
         owner = None if session.owner is None else cluster.candidates.get(session.owner)
         wish = Wish(f"req_{next(self.order)}", len(session.tokens), WINDOW, owner)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
-from support.block_account import check_blocks, told
+from support.block_account import check_blocks, num_common, told
 
 from gemline.engine.engine import Engine, EngineOptions, EngineRequest
 from gemline.engine.params import SamplingParams
@@ -24,6 +24,7 @@ PROMPTS = st.one_of(
     st.lists(st.integers(0, 96), min_size=1, max_size=34),
 )
 SALTS = st.sampled_from([b"", b"tenant 1", b"tenant 2"])
+PUBLIC = ROOTS[0][:14]
 LENGTHS = st.integers(1, 30)
 
 
@@ -74,7 +75,15 @@ class EngineMoves(RuleBasedStateMachine):
         self.answers[seq_id], self.expected[seq_id] = [], toy_answer(prompt, 1 if hold else length)
         num_logprobs = 0 if seq_id % 4 == 0 else None  # which rows on a device do not give
         params = SamplingParams(max_tokens=length, temperature=0.0, num_logprobs=num_logprobs)
-        request = self.requests[seq_id] = EngineRequest(seq_id, tuple(prompt), len(prompt), params, hold, salt)
+        request = self.requests[seq_id] = EngineRequest(
+            seq_id,
+            tuple(prompt),
+            len(prompt),
+            params,
+            hold,
+            salt,
+            num_public_tokens=num_common(prompt, PUBLIC),
+        )
         return request
 
     @rule(target=live, prompt=PROMPTS, length=LENGTHS, salt=SALTS)

@@ -93,7 +93,7 @@ def test_another_model_revision_names_its_blocks_differently() -> None:
         Engine(ToyModel(), TOY_CONFIG, OPTIONS, revision)._roster._cache.begin(b"tenant") for revision in ("a", "b")
     ]
     assert roots[0] is not None and roots[1] is not None
-    assert roots[0].root != roots[1].root
+    assert roots[0].roots != roots[1].roots
 
 
 def test_kept_blocks_are_free_until_somebody_needs_them() -> None:

@@ -8,7 +8,7 @@ from itertools import count
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from support.block_account import check_blocks
+from support.block_account import check_blocks, num_common
 
 from gemline.engine.blocks import BlockCounts, BlockTable, num_blocks_for
 from gemline.engine.params import SamplingParams
@@ -20,6 +20,7 @@ from gemline.engine.sequence import Sequence, Status
 CONTEXT = 48
 SALTS = st.sampled_from([b"", b"one", b"two"])
 TEXTS = [tuple(range(CONTEXT)), (5,) * CONTEXT, (*range(12), *range(30, 30 + CONTEXT))]
+PUBLIC = TEXTS[0][:9]  # a public prefix: everybody shares its whole blocks
 Text = tuple[bytes, tuple[int, ...]]
 
 
@@ -45,14 +46,16 @@ class RosterMoves(RuleBasedStateMachine):
         self.budget = Budget(max_batch_tokens, max_running)
         self.seq_ids = count(1)
         self.salts: dict[int, bytes] = {}
+        self.num_public: dict[int, int] = {}  # tokens of public blocks
         self.ended: list[Sequence] = []
         self.written: tuple[dict[int, Text], dict[int, Text]] = ({}, {})  # by slot, of either pool
 
     def request(self, tokens: tuple[int, ...], num_more: int, salt: bytes, hold: bool = False) -> EngineRequest:
         params = SamplingParams(max_tokens=min(num_more, CONTEXT - len(tokens)))
         seq_id = next(self.seq_ids)
-        self.salts[seq_id] = salt
-        return EngineRequest(seq_id, tokens, len(tokens), params, hold, salt)
+        num_public = num_common(tokens, PUBLIC)
+        self.salts[seq_id], self.num_public[seq_id] = salt, num_public - num_public % self.block_size
+        return EngineRequest(seq_id, tokens, len(tokens), params, hold, salt, num_public)
 
     @rule(
         text=st.sampled_from(TEXTS),
@@ -133,7 +136,8 @@ class RosterMoves(RuleBasedStateMachine):
         self.ended.append(sequence)
 
     def text(self, sequence: Sequence, position: int) -> Text:
-        return self.salts[sequence.seq_id], tuple(sequence.token_ids[: position + 1])
+        is_public = position < self.num_public[sequence.seq_id]
+        return b"public" if is_public else self.salts[sequence.seq_id], tuple(sequence.token_ids[: position + 1])
 
     def write(self, sequence: Sequence, pool: int, table: BlockTable, start: int, stop: int) -> None:
         for position, slot in zip(range(start, stop), table.slots(start, stop), strict=True):

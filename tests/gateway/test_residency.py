@@ -46,7 +46,7 @@ def test_what_a_worker_says_foretells_what_a_next_turn_finds() -> None:
     index: ResidencyIndex[str] = ResidencyIndex()
 
     def turn(seq_id: int, prompt: list[int]) -> tuple[int, int, list[int]]:
-        names = prefix_names("toy", b"tenant", prompt, 4)
+        names = prefix_names("toy", b"tenant", 0, prompt, 4)
         predicted = 4 * index.hits(names).get("w", 0)
         params = SamplingParams(max_tokens=5, temperature=0.0)
         engine.add(EngineRequest(seq_id, tuple(prompt), len(prompt), params, cache_salt=b"tenant"))

@@ -4,14 +4,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from support.eventually import eventually
 from support.in_process import MODEL, TENANT, InProcess, host, in_process
-from support.workers import measure, measuring
+from support.workers import hosted, measure, measuring
 
 from gemline.decode.worker import DecodeOptions, DecodeWorker
 from gemline.engine.options import EngineOptions
 from gemline.gateway.core import new_request_id
+from gemline.gateway.recording import Recording
 from gemline.gateway.requests import GenerationRequest, Prompt, SamplingOptions, Tenant
-from gemline.telemetry import Telemetry
+from gemline.prefill.worker import PrefillOptions, PrefillWorker
+from gemline.telemetry import Telemetry, off
 
 NUM_SESSIONS, NUM_TURNS = 6, 4
 OTHER = Tenant("someone-else")
@@ -37,11 +40,19 @@ async def platform(redis_url: str, tiny_checkpoint: Path, telemetry: Telemetry) 
 
 async def ask(platform: InProcess, token_ids: list[int], tenant: Tenant = TENANT) -> int:
     """How many tokens of the prompt were cached."""
-    options = SamplingOptions(temperature=0.0, ignore_eos=True, max_tokens=8)
+    return (await talk(platform, token_ids, 8, tenant))[1]
+
+
+async def talk(
+    platform: InProcess, token_ids: list[int], max_tokens: int, tenant: Tenant = TENANT
+) -> tuple[list[int], int]:
+    """The answer's ids, and how many tokens of the prompt were cached."""
+    options = SamplingOptions(temperature=0.0, ignore_eos=True, max_tokens=max_tokens)
     request = GenerationRequest(new_request_id(), MODEL, Prompt(token_ids=tuple(token_ids)), options)
-    *_, last = [piece async for piece in await platform.gateway.generate(tenant, request)]
+    recording = Recording()
+    *_, last = [piece async for piece in await platform.gateway.generate(tenant, request, recording=recording)]
     assert last.usage is not None
-    return last.usage.cached_tokens
+    return recording._token_ids, last.usage.cached_tokens
 
 
 async def test_every_turn_finds_what_the_turn_before_left_and_that_was_foretold(
@@ -66,3 +77,20 @@ async def test_what_one_tenant_left_is_neither_expected_nor_found_for_another(
     assert await ask(platform, prompt, OTHER) == 0
     assert measure(telemetry, "gemline_gateway_predicted_hit_tokens_total") == before
     assert await ask(platform, prompt) == 48
+
+
+async def test_what_is_found_counts_at_the_decode_worker_wherever_the_prompt_is_prefilled(
+    redis_url: str, tiny_checkpoint: Path, telemetry: Telemetry
+) -> None:
+    engine = EngineOptions(num_kv_blocks=256, num_threads=1)
+    async with (
+        hosted(PrefillWorker(PrefillOptions(tiny_checkpoint, MODEL, engine)), redis_url, off()),
+        in_process(redis_url, tiny_checkpoint, telemetry, prefill="always") as running,
+    ):
+        prompt = [2, *range(300, 340)]
+        for turn in range(NUM_TURNS):
+            prompt += (await talk(running, prompt, 24))[0]
+            prompt += range(400 + turn, 405 + turn)
+        await eventually(lambda: measure(telemetry, "gemline_prefills_total", where="remote") == NUM_TURNS)
+        predicted = measure(telemetry, "gemline_gateway_predicted_hit_tokens_total")
+        assert predicted == measure(telemetry, "gemline_gateway_actual_hit_tokens_total") > 0

@@ -11,7 +11,7 @@ from support.in_process import MODEL, TENANT, InProcess, host
 from support.session_talk import a_request, begin, ids_of, said, say, user
 
 from gemline.decode.worker import DecodeOptions, DecodeWorker
-from gemline.engine.block_hash import extend_hashes, root_hash
+from gemline.engine.block_hash import Roots, extend_hashes
 from gemline.engine.options import EngineOptions
 from gemline.gateway.requests import Message, Prompt
 from gemline.gateway.sessions import Sessions
@@ -73,7 +73,7 @@ async def test_a_session_says_where_its_keys_and_values_are_and_how_large(
     assert home.num_bytes == card.global_token_bytes * record.num_tokens + card.local_token_bytes * (card.window - 1)
     ids, hashes = await ids_of(platform.store, session_id), list[bytes]()
     num_blocks = len(ids) // 16
-    extend_hashes(hashes, root_hash(card.revision, TENANT.cache_salt), ids, 16, num_blocks)
+    extend_hashes(hashes, Roots.of(card.revision, TENANT.cache_salt), ids, 16, num_blocks)
     assert home.tip == hashes[-1].hex()
     assert len(hashes) == num_blocks > 0
 

@@ -1,5 +1,8 @@
 """Whose every block is, counted anew from the tables and the tree: pools and prefix cache must agree with it."""
 
+from collections.abc import Sequence
+from itertools import takewhile
+
 from gemline.engine.blocks import BlockPool, BlockTable
 from gemline.engine.prefix_tree import Node
 from gemline.engine.residency import NAME_BYTES, STRIDE
@@ -21,6 +24,11 @@ def check_blocks(roster: Roster) -> None:
     _check_tree(roster, nodes)
     _check_residency(roster, nodes)
     _check_shares(roster, nodes)
+
+
+def num_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many first ids are equal."""
+    return sum(takewhile(bool, (a == b for a, b in zip(one, other, strict=False))))
 
 
 def held(table: BlockTable) -> list[int]:
@@ -45,7 +53,6 @@ def _check_pool(pool: BlockPool, tables: dict[int, BlockTable], cached: set[int]
 
 def _check_trails(roster: Roster) -> None:
     """A sequence's published blocks are those that its own tenant's hashes name."""
-    roots: dict[int, bytes] = {}
     for sequence in roster.by_id.values():
         trail = sequence.trail
         if trail is None:
@@ -53,7 +60,7 @@ def _check_trails(roster: Roster) -> None:
         for index in range(trail.depth):
             node = roster._cache._nodes[trail.hashes[index]]
             assert node.global_id == sequence.global_table.ids()[index]
-            assert roots.setdefault(node.global_id, trail.root) == trail.root, "shared by two tenants"
+            assert node.root == trail.roots.tree(index), "shared by two tenants"
             if sequence.local_table.holds(index) and index >= trail.whole_local_from:
                 assert node.local_id == sequence.local_table.ids()[index]
 

@@ -9,8 +9,10 @@ from support.eventually import eventually
 
 from gemline.cluster.connection import connect
 from gemline.cluster.keys import ApiKeys
+from gemline.cluster.public_prefixes import PublicPrefixes
 from gemline.cluster.sessions import SessionStore
 from gemline.cluster.workers import WorkersView
+from gemline.decode.placement import PrefillMode
 from gemline.decode.worker import DecodeOptions, DecodeWorker
 from gemline.engine.options import EngineOptions
 from gemline.gateway.core import Gateway
@@ -26,7 +28,7 @@ TENANT = Tenant("acme")
 
 @dataclass(frozen=True)
 class InProcess:
-    """The decode worker prefills for itself."""
+    """The decode worker prefills for itself, unless it was asked not to."""
 
     gateway: Gateway
     tokenization: WorkerHost
@@ -40,15 +42,19 @@ class InProcess:
 
 @asynccontextmanager
 async def in_process(
-    redis_url: str, checkpoint: Path, telemetry: Telemetry | None = None, num_kv_blocks: int = 256
+    redis_url: str,
+    checkpoint: Path,
+    telemetry: Telemetry | None = None,
+    num_kv_blocks: int = 256,
+    prefill: PrefillMode = "never",
 ) -> AsyncIterator[InProcess]:
     """Ready to generate; the gateway stops first."""
     engine = EngineOptions(num_kv_blocks=num_kv_blocks, num_threads=1)
-    decode_worker = DecodeWorker(DecodeOptions(checkpoint, MODEL, engine, prefill="never"))
+    decode_worker = DecodeWorker(DecodeOptions(checkpoint, MODEL, engine, prefill))
     settings = GatewaySettings(redis_url=redis_url, connect_timeout_s=0.5, resume_timeout_s=0.5)
     redis = connect(redis_url)
     view, keys, store = WorkersView(redis), ApiKeys(redis, None), SessionStore(redis)
-    gateway = Gateway(settings, view, keys, telemetry or off(), store)
+    gateway = Gateway(settings, view, keys, telemetry or off(), store, PublicPrefixes(redis))
     tokenization = host(TokenizationWorker(TokenizationOptions(checkpoint, MODEL)), redis_url, telemetry)
     decode = host(decode_worker, redis_url, telemetry)
     try:

@@ -30,7 +30,7 @@ def app() -> "typer.Typer":
     """Every command of `gemline`."""
     import typer
 
-    from gemline.cli import bench, chat, doctor, gateway, generate, keys, session, up, worker
+    from gemline.cli import bench, chat, doctor, gateway, generate, keys, prefix, session, up, worker
 
     def show_version(wanted: bool) -> None:
         if wanted:
@@ -54,6 +54,7 @@ def app() -> "typer.Typer":
     for command in (up.up, chat.chat, generate.generate, bench.bench, doctor.doctor, worker.worker, gateway.gateway):
         commands.command()(command)
     commands.add_typer(keys.app(), name="key")
+    commands.add_typer(prefix.app(), name="prefix")
     commands.add_typer(session.app(), name="session")
     return commands
 

@@ -181,6 +181,7 @@ class RemotePrefill:
             num_prompt_tokens=request.num_prompt_tokens,
             sampling=sampling_to_proto(request.params),
             cache_salt=request.cache_salt,
+            num_public_tokens=request.num_public_tokens,
             num_held_tokens=num_held,
             offer=offer.message,
             wire_dtype=self._settings.wire_dtype,

@@ -98,6 +98,7 @@ class RequestTable:
             num_prompt_tokens=message.num_prompt_tokens,
             params=sampling_from_proto(message.sampling),
             cache_salt=message.cache_salt,
+            num_public_tokens=message.num_public_tokens,
         )
         self._engine.start(request, message.request_id, message.trace_context)
 

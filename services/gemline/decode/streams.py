@@ -44,6 +44,8 @@ class GatewayStream:
             event.logprobs.append(logprobs_to_proto(token.logprobs))
         if token.num_cached:
             event.num_cached_tokens = token.num_cached
+        if token.num_resident:
+            event.num_resident_tokens = token.num_resident
         if token.finish is not None:
             event.finish_reason = finish_to_proto(token.finish)
 

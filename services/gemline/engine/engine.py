@@ -312,13 +312,14 @@ class Engine:
 
     def _give(self, sequence: Sequence, sampled: Sampled) -> TokenEvent:
         """One more token; a held sequence keeps its blocks instead, and the token is for whoever fetches it."""
-        num_cached = sequence.num_cached if sequence.num_tokens == sequence.num_given else 0
+        is_first = sequence.num_tokens == sequence.num_given
+        found = (sequence.num_cached, sequence.num_resident) if is_first else (0, 0)
         finish = None
         if sequence.hold:
             self._roster.hold(sequence)
         elif (finish := self._roster.answer(sequence, sampled.token_id)) is not None:
             self._roster.remove(sequence.seq_id)
-        return TokenEvent(sequence.seq_id, sampled.token_id, sampled.logprobs, finish, num_cached)
+        return TokenEvent(sequence.seq_id, sampled.token_id, sampled.logprobs, finish, *found)
 
     def _fail(self, sequence: Sequence, code: str = InternalError.code) -> FailureEvent:
         self.handover.close(sequence.seq_id)

@@ -23,13 +23,14 @@ class Logprobs:
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """One sequence got one token; `finish` is set when it was the last, `num_cached` when it was the first."""
+    """One sequence got one token; `finish` is set when it was the last, the two numbers when it was the first."""
 
     seq_id: int
     token_id: int
     logprobs: Logprobs | None = None
     finish: FinishReason | None = None
-    num_cached: int = 0  # of its tokens, found in the prefix cache and not computed
+    num_cached: int = 0  # of its tokens, found in a prefix cache and not computed
+    num_resident: int = 0  # of its tokens, found in this engine's own
 
 
 @dataclass(frozen=True, slots=True)

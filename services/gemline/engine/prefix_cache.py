@@ -7,8 +7,9 @@ that leaves at least one token to compute.
 What is kept. Blocks form a tree by their hashes. A node is a block of the global pool, whose predecessors are all
 there, and of the local pool while that is kept. What the cache keeps for its own sake are resume points: nodes where a
 next request may go on, with all before them in the global pool and the tail in the local one. They are made where a
-prompt ends, where a sequence ends or is cut short, and where a request left the path of an earlier one: a shared
-prefix. Local blocks that left the window anywhere else are loose: they serve who happens to come while there is room.
+prompt ends, where a sequence ends or is cut short, and at the end of a shared prefix: a public one, or where a request
+left the path of an earlier one. Local blocks that left the window anywhere else are loose: they serve who happens to
+come while there is room.
 
 What is evicted. A pool that has no empty block evicts a loose one:
 - in the local pool, one that is in no point's tail, the longest loose first;
@@ -19,14 +20,14 @@ sequence holds are never evicted; whoever needs a node's block in either pool ho
 When a session goes on from its last point and ends farther on, the old point is dropped: nobody else came there.
 
 Sharing. A block is published when it is full and computed, and never written again. A sequence that computed a block
-which is there already takes that one and frees its own, so equal blocks are held once. Hashes begin at a tenant's salt;
-a sequence without one is not cached. Each operation costs the blocks it touches.
+which is there already takes that one and frees its own, so equal blocks are held once. Hashes begin at a tenant's salt,
+those of a public prefix apart; a sequence without a salt is not cached. Each operation costs the blocks it touches.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from gemline.engine.block_hash import extend_hashes, root_hash
+from gemline.engine.block_hash import Roots, extend_hashes
 from gemline.engine.blocks import BlockCounts, BlockPool, num_blocks_for
 from gemline.engine.events import ResidencyChange
 from gemline.engine.prefix_tree import CacheUse, Known, Match, Node, Trail
@@ -77,9 +78,11 @@ class PrefixCache:
         """Where requests can go on now and could not when this was last asked, and the other way round."""
         return self._residency.take()
 
-    def begin(self, salt: bytes) -> Trail | None:
+    def begin(self, salt: bytes, num_public_tokens: int = 0) -> Trail | None:
         """The trail of a new sequence; None when it has no salt and shares nothing."""
-        return Trail(root_hash(self._revision, salt)) if salt and self._revision is not None else None
+        if not salt or self._revision is None:
+            return None
+        return Trail(Roots.of(self._revision, salt, num_public_tokens // self._block_size))
 
     def match(self, sequence: Sequence) -> Match:
         """The longest prefix that both pools can serve now. Changes nothing."""
@@ -87,7 +90,7 @@ class PrefixCache:
         num_known = (sequence.num_tokens - 1) // size
         if trail is None or not num_known:
             return Match.none()
-        extend_hashes(trail.hashes, trail.root, sequence.token_ids, size, num_known)
+        extend_hashes(trail.hashes, trail.roots, sequence.token_ids, size, num_known)
         path: list[Node] = []
         num_blocks = num_in_row = 0
         for block_hash in trail.hashes[:num_known]:
@@ -147,12 +150,14 @@ class PrefixCache:
         if trail is None:
             return
         num_blocks = sequence.num_computed // self._block_size
-        extend_hashes(trail.hashes, trail.root, sequence.token_ids, self._block_size, num_blocks)
+        extend_hashes(trail.hashes, trail.roots, sequence.token_ids, self._block_size, num_blocks)
         for index in range(trail.depth, num_blocks):
             trail.node = self._publish(sequence, index, trail, trail.node)
             trail.depth = index + 1
             if trail.depth == trail.branch_depth:
                 self._mark(trail.node, trail.branch_interval, is_shared=True)
+            elif trail.depth == trail.roots.num_public:
+                self._mark(trail.node, None, is_shared=True)
         if sequence.num_computed == sequence.num_given and trail.node is not None:
             trail.prompt_end = self._mark(trail.node, trail.interval)
 
@@ -241,10 +246,10 @@ class PrefixCache:
         local_id = sequence.local_table.ids()[index] if sequence.local_table.holds(index) else None
         node = self._nodes.get(block_hash)
         if node is None:
-            node = Node(block_hash, parent, global_id, None, self._agenda.now, index + 1, trail.root)
+            node = Node(block_hash, parent, global_id, None, self._agenda.now, index + 1, trail.roots.tree(index))
             self._nodes[block_hash] = self._by_global_id[global_id] = node
             self._global_pool.cache(global_id)
-            self._shares.count(trail.root, num_global=1)
+            self._shares.count(node.root, num_global=1)
             self._agenda.forget(block_hash)
             if parent is not None:
                 parent.children[node] = None
@@ -293,7 +298,7 @@ class PrefixCache:
             if any(member.local_id is None for member in tail):
                 return None
             for member in tail:
-                self._shares.count(node.root, num_local=not member.num_tails)
+                self._shares.count(member.root, num_local=not member.num_tails)
                 member.num_tails += 1
                 self._loose_locals.pop(member, None)
             self._loose_leaves.pop(node, None)
@@ -313,7 +318,7 @@ class PrefixCache:
         self._shares.discard(node.root, point)
         for member in self._tail(node):
             member.num_tails -= 1
-            self._shares.count(node.root, num_local=-(not member.num_tails))
+            self._shares.count(member.root, num_local=-(not member.num_tails))
             self._loosen_local(member)
         self._loosen_leaf(node)
 

@@ -6,6 +6,7 @@ Plain data; `prefix_cache` moves it.
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from gemline.engine.block_hash import Roots
 from gemline.engine.blocks import BlockCounts
 from gemline.engine.retention import ResumePoint
 
@@ -20,7 +21,7 @@ class Node:
     local_id: int | None
     last_used: int
     depth: int  # 1 for the first block of a chain
-    root: bytes  # of its tenant's tree
+    root: bytes  # of its tree: its tenant's, or that of public prefixes
     children: "dict[Node, None]" = field(default_factory=dict)
     num_tails: int = 0  # of points, that it is in
     point: "ResumePoint[Node] | None" = None
@@ -33,7 +34,7 @@ class Node:
 class Trail:
     """One sequence in the cache: the nodes whose blocks it holds in the global pool, and how it came by them."""
 
-    root: bytes
+    roots: Roots
     hashes: list[bytes] = field(default_factory=list)
     depth: int = 0  # nodes, all of them the first blocks of its table
     node: Node | None = None  # the deepest

@@ -34,6 +34,7 @@ class EngineRequest:
     params: SamplingParams
     hold: bool = False  # only prefill, and keep the blocks until cancelled, so that another worker can fetch them
     cache_salt: bytes = b""  # of its tenant, who alone shares blocks with it; empty: nothing is shared
+    num_public_tokens: int = 0  # of its first tokens, those of a public prefix: whoever begins so shares their blocks
 
 
 def check_request(request: EngineRequest, config: Gemma2Config) -> None:

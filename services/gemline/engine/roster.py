@@ -123,7 +123,7 @@ class Roster:
 
     def newcomer(self, request: EngineRequest) -> SequenceView:
         """The request as the scheduler would see it at the end of the queue, with what it would find in the cache."""
-        sequence = Sequence.begin(request, 0, self._block_size, self._cache.begin(request.cache_salt))
+        sequence = self._begin(request, arrival=0)
         return self._view(sequence, self._cache.match(sequence))
 
     def reserve(self, request: EngineRequest) -> int:
@@ -134,6 +134,7 @@ class Roster:
         sequence = self._register(request)
         sequence.status = Status.IMPORTING
         sequence.num_computed = self._cache.admit(sequence, self._cache.match(sequence))
+        sequence.num_cached = sequence.num_resident = sequence.num_computed
         self._cache.expect_import(sequence, max(0, sequence.num_tokens - self._window + 1))
         self._cover(sequence, sequence.num_tokens)
         return sequence.num_computed
@@ -205,9 +206,13 @@ class Roster:
         if request.seq_id in self.by_id:
             raise ValueError(f"sequence {request.seq_id} is already there")
         self._num_arrivals += 1
-        sequence = Sequence.begin(request, self._num_arrivals, self._block_size, self._cache.begin(request.cache_salt))
+        sequence = self._begin(request, self._num_arrivals)
         self.by_id[request.seq_id] = sequence
         return sequence
+
+    def _begin(self, request: EngineRequest, arrival: int) -> Sequence:
+        trail = self._cache.begin(request.cache_salt, request.num_public_tokens)
+        return Sequence.begin(request, arrival, self._block_size, trail)
 
     def _wait(self, sequence: Sequence) -> None:
         sequence.status = Status.WAITING
@@ -219,7 +224,7 @@ class Roster:
         is_first = sequence.trail is not None and not sequence.trail.was_admitted
         sequence.num_computed = self._cache.admit(sequence, match)
         if is_first:
-            sequence.num_cached = sequence.num_computed
+            sequence.num_cached = sequence.num_resident = sequence.num_computed
         self.start(sequence)
 
     def _cover(self, sequence: Sequence, stop: int) -> None:

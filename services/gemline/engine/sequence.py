@@ -37,7 +37,8 @@ class Sequence:
     status: Status = Status.WAITING
     num_computed: int = 0
     began: int | None = None  # how many sequences had arrived before the first step that it decoded in
-    num_cached: int = 0  # of its tokens, found in the prefix cache when it was first admitted
+    num_cached: int = 0  # of its tokens, found in a prefix cache and not computed
+    num_resident: int = 0  # of its tokens, found in this engine's own when it was first admitted
     trail: Trail | None = None  # in the prefix cache; None when it shares nothing
     history: History = field(default_factory=History)  # for penalties alone; empty when there are none
 

@@ -6,6 +6,7 @@ import re
 import secrets
 
 from gemline.cluster.keys import ApiKeys
+from gemline.cluster.public_prefixes import PublicPrefixes
 from gemline.cluster.records import ModelCard, Role
 from gemline.cluster.sessions import SessionStore
 from gemline.cluster.workers import WorkersView
@@ -17,6 +18,7 @@ from gemline.gateway.dispatch import Dispatch, Ground
 from gemline.gateway.encoder import Encoder, prompt_param
 from gemline.gateway.links import Links
 from gemline.gateway.metrics import CANCELED, GatewayMetrics, Observation
+from gemline.gateway.public_prefixes import PublicTokens
 from gemline.gateway.quarantine import Quarantine
 from gemline.gateway.recording import Recording
 from gemline.gateway.requests import GenerationRequest, Prompt, Tenant
@@ -60,8 +62,9 @@ class Gateway:
         keys: ApiKeys,
         telemetry: Telemetry,
         store: SessionStore | None = None,
+        public_prefixes: PublicPrefixes | None = None,
     ) -> None:
-        """Without a `store` of sessions it serves none."""
+        """Without a `store` of sessions it serves none; without `public_prefixes` no block is shared across tenants."""
         self.settings = settings
         self.telemetry = telemetry
         self._view = view
@@ -78,6 +81,7 @@ class Gateway:
         self._workers = TokenizationWorkers(view, open_channel)
         self._tokenizers = Tokenizers(self._workers)
         self._encoder = Encoder(self._workers, self._tokenizers, settings.encode_timeout_s)
+        self._public = PublicTokens(public_prefixes, self._catalog, self._tokenizers)
         self.sessions = Sessions(self, self._catalog, view, store, telemetry)
         self._is_running = False
         self._is_draining = False
@@ -87,6 +91,7 @@ class Gateway:
         self._is_running = True
         self._view.on_change(self._follow)
         self._follow()
+        self._public.start()
 
     def drain(self) -> None:
         """Be ready no longer. Requests that still come are served: whoever ends the fronts ends them in order."""
@@ -95,6 +100,7 @@ class Gateway:
     async def stop(self) -> None:
         """End what still runs and close every connection."""
         self._is_running = False
+        self._public.stop()
         self._tokenizers.stop()
         await self._links.stop()
         await self._workers.stop()
@@ -166,6 +172,10 @@ class Gateway:
         tokenizer = await self._tokenizers.get(self.model(tenant, model_id))
         return tokenizer.decode(token_ids, keep_control=True)
 
+    def num_public(self, card: ModelCard, token_ids: list[int]) -> int:
+        """How many of the first tokens are those of a public prefix, whose blocks all tenants share."""
+        return self._public.num_public(card, token_ids)
+
     async def _begin(
         self, tenant: Tenant, request: GenerationRequest, observation: Observation, recording: Recording | None
     ) -> Answer:
@@ -187,6 +197,7 @@ class Gateway:
                 sampling=sampling_to_proto(sampling),
                 trace_context=trace_context,
                 cache_salt=tenant.cache_salt,
+                num_public_tokens=self.num_public(card, token_ids),
             ),
             observation.moved,
             owner=request.owner,

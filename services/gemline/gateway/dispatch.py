@@ -92,7 +92,7 @@ class Dispatch:
                     return _NOTHING
             else:
                 if delivery.token_ids and not self._transcript.num_delivered:
-                    self._on_hit(self._place.num_predicted, delivery.num_cached)
+                    self._on_hit(self._place.num_predicted, delivery.num_resident)
                 if self._is_unsettled and delivery.token_ids:
                     self._settle()
                 return self._transcript.note(delivery)

@@ -18,6 +18,7 @@ class Delivery(NamedTuple):
     logprobs: list[sampling_pb2.Logprobs]  # one per id, or none at all
     finish: FinishReason | None
     num_cached: int = 0  # of the prompt's tokens, found in a prefix cache; comes with the first id
+    num_resident: int = 0  # of them, found in the decode worker's own
 
 
 class Inbox:
@@ -34,6 +35,7 @@ class Inbox:
         "_is_canceled",
         "_logprobs",
         "_num_cached",
+        "_num_resident",
         "_token_ids",
         "_waiter",
         "broken_by",
@@ -45,7 +47,7 @@ class Inbox:
         self._cancel = cancel
         self._token_ids: list[int] = []
         self._logprobs: list[sampling_pb2.Logprobs] = []
-        self._num_cached = 0
+        self._num_cached = self._num_resident = 0
         self._finish: FinishReason | None = None
         self._error: GemlineError | None = None
         self._is_canceled = False
@@ -67,6 +69,8 @@ class Inbox:
             self._logprobs.extend(event.logprobs)
         if event.num_cached_tokens:
             self._num_cached = event.num_cached_tokens
+        if event.num_resident_tokens:
+            self._num_resident = event.num_resident_tokens
         self._finish = finish_from_proto(event.finish_reason)
         if event.HasField("error"):
             self._error = error_from_proto(event.error)
@@ -97,8 +101,8 @@ class Inbox:
                 self._waiter = None
         if self._error is not None and not self._token_ids:
             raise self._error
-        delivery = Delivery(self._token_ids, self._logprobs, self._finish, self._num_cached)
-        self._token_ids, self._logprobs, self._num_cached = [], [], 0
+        delivery = Delivery(self._token_ids, self._logprobs, self._finish, self._num_cached, self._num_resident)
+        self._token_ids, self._logprobs, self._num_cached, self._num_resident = [], [], 0, 0
         return delivery
 
     def _has_news(self) -> bool:

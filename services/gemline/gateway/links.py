@@ -106,7 +106,7 @@ class Links:
         """And how many tokens are expected to be found there."""
         links = {link.candidate(): link for link in self._open_links(card, avoid).values()}
         hits: dict[Candidate, int] = {}
-        names = PrefixNames(card.revision, submit.cache_salt, submit.token_ids)
+        names = PrefixNames(card.revision, submit.cache_salt, submit.num_public_tokens, submit.token_ids)
         for block_size in {candidate.block_size for candidate in links}:
             for candidate, num_blocks in self._resident.hits(names.of(block_size)).items():
                 if candidate in links and candidate.block_size == block_size:

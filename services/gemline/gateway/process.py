@@ -13,6 +13,7 @@ import uvloop
 from gemline import telemetry
 from gemline.cluster.connection import connect
 from gemline.cluster.keys import ApiKeys
+from gemline.cluster.public_prefixes import PublicPrefixes
 from gemline.cluster.session_vault import Vault
 from gemline.cluster.sessions import SessionStore
 from gemline.cluster.workers import WorkersView
@@ -86,7 +87,7 @@ class GatewayProcess:
         view = WorkersView(redis)
         await view.start()
         self._undo.push_async_callback(view.stop)
-        self._gateway = Gateway(self._settings, view, keys, self._telemetry, store)
+        self._gateway = Gateway(self._settings, view, keys, self._telemetry, store, PublicPrefixes(redis))
         await self._gateway.start()
         self._undo.push_async_callback(self._gateway.stop)
 

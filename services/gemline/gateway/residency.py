@@ -3,16 +3,22 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from gemline.engine.block_hash import extend_hashes, root_hash
+from gemline.engine.block_hash import Roots, extend_hashes
 
 NAME_BYTES = 8  # of a block's hash, as in `gemline.engine.residency`
 KeyT = TypeVar("KeyT")
 
 
-def prefix_names(revision: str, salt: bytes, token_ids: Sequence[int], block_size: int) -> list[bytes]:
-    """The name of each full block that a prompt could find cached: its last token is always computed."""
+def prefix_names(
+    revision: str, salt: bytes, num_public_tokens: int, token_ids: Sequence[int], block_size: int
+) -> list[bytes]:
+    """The name of each full block that a prompt could find cached: its last token is always computed.
+
+    Its first `num_public_tokens` are those of a public prefix.
+    """
     hashes: list[bytes] = []
-    extend_hashes(hashes, root_hash(revision, salt), token_ids, block_size, (len(token_ids) - 1) // block_size)
+    roots = Roots.of(revision, salt, num_public_tokens // block_size)
+    extend_hashes(hashes, roots, token_ids, block_size, (len(token_ids) - 1) // block_size)
     return [block_hash[:NAME_BYTES] for block_hash in hashes]
 
 
@@ -94,8 +100,8 @@ def names_of(joined: bytes) -> list[bytes]:
 class PrefixNames:
     """Of one prompt, made when they are first asked for: workers may have blocks of several sizes."""
 
-    def __init__(self, revision: str, salt: bytes, token_ids: Sequence[int]) -> None:
-        self._of = revision, salt, token_ids
+    def __init__(self, revision: str, salt: bytes, num_public_tokens: int, token_ids: Sequence[int]) -> None:
+        self._of = revision, salt, num_public_tokens, token_ids
         self._by_size: dict[int, list[bytes]] = {}
 
     def of(self, block_size: int) -> list[bytes]:

@@ -9,7 +9,7 @@ from gemline.cluster.records import ModelCard, Role
 from gemline.cluster.session_records import Residence, SessionRecord, Turn
 from gemline.cluster.sessions import SessionStore
 from gemline.cluster.workers import WorkersView
-from gemline.engine.block_hash import extend_hashes, root_hash
+from gemline.engine.block_hash import Roots, extend_hashes
 from gemline.errors import InvalidRequest, Unavailable
 from gemline.gateway.answer import Answer
 from gemline.gateway.catalog import Catalog
@@ -32,6 +32,9 @@ class Generator(Protocol):
         self, tenant: Tenant, request: GenerationRequest, *, traceparent: str, recording: Recording
     ) -> Answer:
         """Start one answer."""
+
+    def num_public(self, card: ModelCard, token_ids: list[int]) -> int:
+        """How many of its first tokens are those of a public prefix."""
 
 
 class Session(NamedTuple):
@@ -125,7 +128,9 @@ class Sessions:
             await self._turns.stop()
 
     async def _save(self, tenant: Tenant, card: ModelCard, turn: Turn, token_ids: list[int], life: Life | None) -> None:
-        residence = _residence(tenant, card, [*turn.token_ids, *token_ids], life)
+        whole = [*turn.token_ids, *token_ids]
+        num_public = self._core.num_public(card, whole) // BLOCK_SIZE
+        residence = _residence(card, Roots.of(card.revision, tenant.cache_salt, num_public), whole, life)
         await self._running_turns.save(turn, token_ids, residence)
 
     def _card_of(self, record: SessionRecord, asked: str) -> ModelCard:
@@ -160,10 +165,9 @@ class Sessions:
         return self._turns
 
 
-def _residence(tenant: Tenant, card: ModelCard, token_ids: list[int], life: Life | None) -> Residence:
+def _residence(card: ModelCard, roots: Roots, token_ids: list[int], life: Life | None) -> Residence:
     layout, hashes, num_tokens = kv_layout(card), list[bytes](), len(token_ids)
-    root = root_hash(card.revision, tenant.cache_salt)
-    extend_hashes(hashes, root, token_ids, BLOCK_SIZE, num_tokens // BLOCK_SIZE)
+    extend_hashes(hashes, roots, token_ids, BLOCK_SIZE, num_tokens // BLOCK_SIZE)
     return Residence(
         worker_id=life.worker_id if life else "",
         epoch=life.epoch if life else 0,

@@ -63,6 +63,7 @@ class Servicer:
             params=sampling_from_proto(message.sampling),
             hold=True,
             cache_salt=message.cache_salt,
+            num_public_tokens=message.num_public_tokens,
         )
         order = Order(
             request=request,

@@ -96,6 +96,7 @@ class Submit(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
     CACHE_SALT_FIELD_NUMBER: _builtins.int
+    NUM_PUBLIC_TOKENS_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """handle names the request on this stream: a small number, chosen by the gateway, not used again while it is alive."""
     request_id: _builtins.str
@@ -106,6 +107,8 @@ class Submit(_message.Message):
     """trace_context is a W3C traceparent, empty when the request is not traced."""
     cache_salt: _builtins.bytes
     """cache_salt names the tenant to the prefix cache: only requests of equal salt share blocks; empty shares nothing."""
+    num_public_tokens: _builtins.int
+    """num_public_tokens at the beginning of token_ids are those of a public prefix, whose blocks every salt shares."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """token_ids of the prompt, <bos> first, and of what was generated before."""
@@ -124,10 +127,11 @@ class Submit(_message.Message):
         sampling: _sampling_pb2.SamplingParams | None = ...,
         trace_context: _builtins.str = ...,
         cache_salt: _builtins.bytes = ...,
+        num_public_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "handle", b"handle", "num_prompt_tokens", b"num_prompt_tokens", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids", "trace_context", b"trace_context"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "handle", b"handle", "num_prompt_tokens", b"num_prompt_tokens", "num_public_tokens", b"num_public_tokens", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids", "trace_context", b"trace_context"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -323,12 +327,15 @@ class Event(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_RESIDENT_TOKENS_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """handle of the request."""
     finish_reason: _sampling_pb2.FinishReason.ValueType
     """finish_reason is set on a request's last event, unless error is."""
     num_cached_tokens: _builtins.int
-    """num_cached_tokens of the request were found in a prefix cache; set beside the first of its token_ids alone."""
+    """num_cached_tokens of the request were found in a prefix cache and not computed; set beside the first of its token_ids alone."""
+    num_resident_tokens: _builtins.int
+    """num_resident_tokens of them were found in this worker's own; differs where the prompt was prefilled elsewhere."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """token_ids that are new."""
@@ -350,10 +357,11 @@ class Event(_message.Message):
         finish_reason: _sampling_pb2.FinishReason.ValueType = ...,
         error: Global___Error | None = ...,
         num_cached_tokens: _builtins.int = ...,
+        num_resident_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "finish_reason", b"finish_reason", "handle", b"handle", "logprobs", b"logprobs", "num_cached_tokens", b"num_cached_tokens", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "finish_reason", b"finish_reason", "handle", b"handle", "logprobs", b"logprobs", "num_cached_tokens", b"num_cached_tokens", "num_resident_tokens", b"num_resident_tokens", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

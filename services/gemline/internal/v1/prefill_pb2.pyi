@@ -69,6 +69,7 @@ class PrefillRequest(_message.Message):
     OFFER_FIELD_NUMBER: _builtins.int
     HEADS_FIELD_NUMBER: _builtins.int
     WIRE_DTYPE_FIELD_NUMBER: _builtins.int
+    NUM_PUBLIC_TOKENS_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """epoch of the prefill worker that is meant; another epoch is refused with FAILED_PRECONDITION."""
     request_id: _builtins.str
@@ -81,6 +82,8 @@ class PrefillRequest(_message.Message):
     """num_held_tokens of the prompt, its first, need not be sent: the caller's prefix cache has their keys and values."""
     wire_dtype: _builtins.str
     """wire_dtype of keys and values on their way: "bfloat16", "float8_e4m3" or the layout's; empty: the layout's."""
+    num_public_tokens: _builtins.int
+    """num_public_tokens at the beginning of token_ids are those of a public prefix, as in Submit."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """token_ids of the prompt, and of what was generated before."""
@@ -115,10 +118,11 @@ class PrefillRequest(_message.Message):
         offer: Global___KvOffer | None = ...,
         heads: Global___HeadRange | None = ...,
         wire_dtype: _builtins.str = ...,
+        num_public_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "layout", b"layout", "offer", b"offer", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "epoch", b"epoch", "heads", b"heads", "layout", b"layout", "num_held_tokens", b"num_held_tokens", "num_prompt_tokens", b"num_prompt_tokens", "offer", b"offer", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids", "wire_dtype", b"wire_dtype"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "epoch", b"epoch", "heads", b"heads", "layout", b"layout", "num_held_tokens", b"num_held_tokens", "num_prompt_tokens", b"num_prompt_tokens", "num_public_tokens", b"num_public_tokens", "offer", b"offer", "request_id", b"request_id", "sampling", b"sampling", "token_ids", b"token_ids", "wire_dtype", b"wire_dtype"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
