@@ -96,7 +96,14 @@ async def _burst(server: Server, seed: int) -> Figures:
     calm_s = max(record.chunk_times_s[0] for record in quiet.records)  # its own prefills are over
     before = _p99_gap_ms(quiet.records, calm_s, float("inf"))
     during = _p99_gap_ms(disturbed.records, start_s, stop_s)
-    return {"quiet_itl_p99_ms": before, "burst_itl_p99_ms": during, "burst_over_quiet": during / before}
+    ttfts_ms = sorted(record.ttft_s * 1e3 for record in burst.records)
+    return {
+        "quiet_itl_p99_ms": before,
+        "burst_itl_p99_ms": during,
+        "burst_over_quiet": during / before,
+        "burst_ttft_p50_ms": percentile(ttfts_ms, 50),
+        "burst_ttft_max_ms": ttfts_ms[-1],
+    }
 
 
 def _p99_gap_ms(records: list[Record], start_s: float, stop_s: float) -> float:

@@ -60,11 +60,15 @@ class Server:
         return KEY if self.family == "gemline" else None
 
 
-def _gemline(quantization: str, runner: str = "process") -> Callable[[Place], Launch]:
+def gemline(
+    quantization: str, runner: str = "process", workers: tuple[str, ...] = ("--topology", "colocated")
+) -> Callable[[Place], Launch]:
+    """`gemline up` with these options; its ready file is `ready.json` in the scratch directory."""
+
     def launch(place: Place) -> Launch:
         keys = place.scratch / "keys"
         keys.write_text(f"bench:{KEY}\n")
-        command = [sys.executable, "-m", "gemline.cli.main", "up", "--runner", runner, "--topology", "colocated"]
+        command = [sys.executable, "-m", "gemline.cli.main", "up", "--runner", runner, *workers]
         command += ["--model", str(place.model), "--dtype", "bfloat16", "--quantization", quantization]
         command += ["--http-port", str(place.port), "--grpc-port", "0", "--keys-file", str(keys)]
         command += ["--kv-blocks", str(place.num_cached_tokens // _BLOCK), "--served-model-name", "bench"]
@@ -113,13 +117,13 @@ def _llama_cpp(precision: str) -> Callable[[Place], Launch]:
 
 
 SERVERS = (
-    Server("gemline bf16", "gemline", _gemline("none")),
+    Server("gemline bf16", "gemline", gemline("none")),
     Server("vLLM bf16", "vllm", _vllm("bfloat16")),
     Server("vLLM fp32", "vllm", _vllm("float32")),
     Server("llama.cpp BF16", "llama.cpp", _llama_cpp("BF16")),
-    Server("gemline int8", "gemline", _gemline("int8")),
+    Server("gemline int8", "gemline", gemline("int8")),
     Server("llama.cpp Q8_0", "llama.cpp", _llama_cpp("Q8_0")),
-    Server("gemline int4", "gemline", _gemline("int4")),
+    Server("gemline int4", "gemline", gemline("int4")),
     Server("llama.cpp Q4_0", "llama.cpp", _llama_cpp("Q4_0")),
-    Server("gemline on Ray", "gemline", _gemline("none", "ray")),
+    Server("gemline on Ray", "gemline", gemline("none", "ray")),
 )
