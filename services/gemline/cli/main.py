@@ -30,7 +30,7 @@ def app() -> "typer.Typer":
     """Every command of `gemline`."""
     import typer
 
-    from gemline.cli import bench, chat, doctor, gateway, generate, keys, prefix, session, up, worker
+    from gemline.cli import bench, chat, distill, doctor, gateway, generate, keys, prefix, session, up, worker
 
     def show_version(wanted: bool) -> None:
         if wanted:
@@ -51,7 +51,10 @@ def app() -> "typer.Typer":
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     commands.callback()(options)
-    for command in (up.up, chat.chat, generate.generate, bench.bench, doctor.doctor, worker.worker, gateway.gateway):
+    for command in (
+        *(up.up, chat.chat, generate.generate, bench.bench, doctor.doctor),
+        *(worker.worker, gateway.gateway, distill.distill),
+    ):
         commands.command()(command)
     commands.add_typer(keys.app(), name="key")
     commands.add_typer(prefix.app(), name="prefix")
