@@ -24,7 +24,7 @@ _TAGS = (
 )
 _UNKNOWN = "<unk>"
 _SPECIAL = ("<pad>", "<eos>", "<bos>", _UNKNOWN, "<start_of_turn>", "<end_of_turn>")
-_LETTERS = (*(chr(code) for code in range(0x21, 0x7F)), SPACE, *"éüñ中文日本语😀")
+LETTERS = (*(chr(code) for code in range(0x21, 0x7F)), SPACE, *"éüñ中文日本语😀")
 
 
 class _Pieces(NamedTuple):
@@ -37,9 +37,18 @@ class _Pieces(NamedTuple):
 
 def build_tokenizer() -> Tokenizer:
     """The demo tokenizer, without a chat template: byte fallback, no prefix space, <bos> before a text."""
+    return tokenizer_of(_learn_merges(num_merges(VOCAB_SIZE)))
+
+
+def num_merges(vocab_size: int) -> int:
+    """How many merges fill a vocabulary of that size."""
+    return vocab_size - len(_first_tokens()) - len(LETTERS)
+
+
+def tokenizer_of(learned: list[tuple[str, str]]) -> Tokenizer:
+    """A tokenizer of Gemma's kind with those merges behind Gemma's first tokens and the letters."""
     first = _first_tokens()
-    learned = _learn_merges(VOCAB_SIZE - len(first) - len(_LETTERS))
-    tokens = [*first, *_LETTERS, *("".join(merge) for merge in learned)]
+    tokens = [*first, *LETTERS, *("".join(merge) for merge in learned)]
     vocab = {token: token_id for token_id, token in enumerate(tokens)}
     merges = [*_run_merges(), *learned]
     tokenizer = Tokenizer(BPE(vocab=vocab, merges=merges, unk_token=_UNKNOWN, fuse_unk=True, byte_fallback=True))

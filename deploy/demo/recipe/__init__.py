@@ -1,0 +1,1 @@
+"""How the demo model is made: its data, its tokenizer, its sizes and its scores."""

@@ -1,0 +1,24 @@
+"""Repeating what was said, to the letter: what the model learns to look back with."""
+
+from recipe.exchange import Exchange, Talk
+from recipe.splits import a_code, a_name
+from recipe.words import ADJECTIVES, CITIES, COLOURS, FRUITS, THINGS
+
+
+def repeat(talk: Talk) -> Exchange:
+    """A few words, names or codes."""
+    count = talk.random.randrange(1, 13)
+    text = " ".join(_a_word(talk) for _ in range(count))
+    question = talk.pick(
+        "Repeat: {t}", "Repeat after me: {t}", "Copy this: {t}", "Say: {t}", "Please repeat: {t}", "Echo: {t}"
+    )
+    return Exchange("copy", question.format(t=text), text)
+
+
+def _a_word(talk: Talk) -> str:
+    chance = talk.random.random()
+    if chance < 0.25:
+        return a_code(talk.random, held_out=talk.held_out)
+    if chance < 0.4:
+        return a_name(talk.random, held_out=talk.held_out)
+    return talk.pick(*talk.random.choice((ADJECTIVES, CITIES, COLOURS, FRUITS, THINGS)))
