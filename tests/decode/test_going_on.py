@@ -88,7 +88,7 @@ async def test_a_drain_that_ends_early_lets_requests_go_with_a_word(
         assert await becomes_true(lambda: any(39 in stream.seq_ids for stream in worker._requests._streams))
         draining = asyncio.create_task(host.drain())
         if cut_short:
-            await asyncio.sleep(0.05)
+            assert await becomes_true(lambda: worker._requests.draining)  # Redis hears of it first
             draining.cancel()
         await asyncio.gather(draining, return_exceptions=True)
         assert await asyncio.wait_for(gateway.broken, 10) is grpc.StatusCode.UNAVAILABLE

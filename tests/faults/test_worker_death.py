@@ -4,7 +4,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,11 +18,12 @@ pytestmark = pytest.mark.slow
 HEAL_LIMIT_S = 60.0
 
 
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     # In a precision in which recomputing changes nothing; and a machine with much to do takes time to start a worker.
     options = ("--runner", "process", "--first-prompt", "", "--dtype", "float32")
-    stack = start_stack(tmp_path, *options, environment={"GEMLINE_RESUME_TIMEOUT_S": "60"})
+    directory = tmp_path_factory.mktemp("worker-death")
+    stack = start_stack(directory, *options, environment={"GEMLINE_RESUME_TIMEOUT_S": "60"})
     yield stack
     stack.stop()
 
@@ -46,33 +46,6 @@ def ask_until_healed(running: Running) -> str:
             time.sleep(0.2)
 
 
-def test_a_stream_goes_on_when_its_only_decode_worker_is_back(running: Running) -> None:
-    asked: dict[str, Any] = {"prompt": "Once", "max_tokens": 300, "ignore_eos": True, "temperature": 0}
-    before = complete(running, **asked)
-
-    def kill(event: int) -> None:
-        if event == 20:
-            os.kill(running.pids("decode")[0], signal.SIGKILL)
-
-    got = complete(running, kill, **asked)
-    assert got.error is None
-    assert got.answer == before.answer
-    print(f"the only worker was away for {got.longest_gap_s:.1f} s")
-
-
-def test_a_killed_prefill_worker_costs_time_and_no_request(running: Running) -> None:
-    before = ask(running)
-    os.kill(running.pids("prefill")[0], signal.SIGKILL)
-    for _ in range(20):
-        assert ask(running) == before
-
-
-def test_a_killed_tokenization_worker_is_replaced(running: Running) -> None:
-    before = ask(running)
-    os.kill(running.pids("tokenization")[0], signal.SIGKILL)
-    assert ask_until_healed(running) == before
-
-
 def test_a_client_that_goes_away_frees_its_blocks(running: Running) -> None:
     body = {"model": running.model, "prompt": "Once", "max_tokens": 1900, "stream": True, "ignore_eos": True}
     headers = {"authorization": f"Bearer {running.ready['api_key']}"}
@@ -88,14 +61,41 @@ def test_a_client_that_goes_away_frees_its_blocks(running: Running) -> None:
     assert metric(running, "decode", "gemline_requests") == 0
 
 
-def test_requests_in_flight_finish_when_the_stack_is_told_to_stop(tmp_path: Path) -> None:
-    stack = start_stack(tmp_path, "--runner", "process", "--first-prompt", "")
-    body = {"model": stack.model, "prompt": "Once", "max_tokens": 300, "stream": True, "ignore_eos": True}
-    headers = {"authorization": f"Bearer {stack.ready['api_key']}"}
-    with httpx.stream("POST", f"{stack.base_url}/completions", json=body, headers=headers, timeout=60) as answer:
+def test_a_killed_prefill_worker_costs_time_and_no_request(running: Running) -> None:
+    before = ask(running)
+    os.kill(running.pids("prefill")[0], signal.SIGKILL)
+    for _ in range(20):
+        assert ask(running) == before
+
+
+def test_a_killed_tokenization_worker_is_replaced(running: Running) -> None:
+    before = ask(running)
+    os.kill(running.pids("tokenization")[0], signal.SIGKILL)
+    assert ask_until_healed(running) == before
+
+
+def test_a_stream_goes_on_when_its_only_decode_worker_is_back(running: Running) -> None:
+    asked: dict[str, Any] = {"prompt": "Once", "max_tokens": 300, "ignore_eos": True, "temperature": 0}
+    before = complete(running, **asked)
+
+    def kill(event: int) -> None:
+        if event == 20:
+            os.kill(running.pids("decode")[0], signal.SIGKILL)
+
+    got = complete(running, kill, **asked)
+    assert got.error is None
+    assert got.answer == before.answer
+    print(f"the only worker was away for {got.longest_gap_s:.1f} s")
+
+
+def test_requests_in_flight_finish_when_the_stack_is_told_to_stop(running: Running) -> None:
+    ask_until_healed(running)
+    body = {"model": running.model, "prompt": "Once", "max_tokens": 300, "stream": True, "ignore_eos": True}
+    headers = {"authorization": f"Bearer {running.ready['api_key']}"}
+    with httpx.stream("POST", f"{running.base_url}/completions", json=body, headers=headers, timeout=60) as answer:
         lines = answer.iter_lines()
         next(lines)
-        stack.process.send_signal(signal.SIGINT)
+        running.process.send_signal(signal.SIGINT)
         rest = [line for line in lines if line]
     assert rest[-1] == "data: [DONE]"
-    assert stack.process.wait(60) == 0
+    assert running.process.wait(60) == 0
