@@ -34,12 +34,15 @@ check: $(VENV)/.dev
 	$(PYTHON) -m mypy tests
 	$(VENV)/bin/lint-imports
 
-# The fast tests first: a mistake shows in seconds; then GPU kernels interpreted, those that start processes, then Ray.
+# The fast tests first: a mistake shows in seconds; then GPU kernels interpreted, those that start processes, and last, one
+# by one, Ray and those that compare times. Two at a time whatever the machine: each may start a platform of its own.
+# A file's tests stay together, for they share what they start.
+BESIDE := -n 2 --dist loadfile
 test: $(VENV)/.dev
-	$(PYTHON) -m pytest -m "not slow and not ray"
-	TRITON_INTERPRET=1 $(PYTHON) -m pytest tests/interpreted
-	$(PYTHON) -m pytest -m "slow and not ray"
-	$(PYTHON) -m pytest -m "ray"
+	$(PYTHON) -m pytest $(BESIDE) -m "not slow and not ray and not timing"
+	TRITON_INTERPRET=1 $(PYTHON) -m pytest -n 2 --dist worksteal tests/interpreted
+	$(PYTHON) -m pytest $(BESIDE) -m "slow and not ray and not timing"
+	$(PYTHON) -m pytest -m "ray or timing"
 
 verify: $(VENV)/.dev
 	PYTHON=$(PYTHON) deploy/generate_protos.sh
