@@ -18,15 +18,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 from recipe.examples import DemoExamples
 from recipe.sizes import STAGES, Stage
+from recipe.stage import config_of, export_stage, trained
 from recipe.vocabulary import learn_vocabulary
 
 from gemline.cache import cache_dir
 from gemline.distill.curve import CurveFile
 from gemline.distill.examples import Batcher
 from gemline.distill.network import Network, fresh_weights
-from gemline.distill.snapshots import load_snapshot
 from gemline.distill.training import Plan, Progress, Training
-from gemline.engine.config import Gemma2Config
 from gemline.text.tokenizer import Tokenizer
 
 _REPORT_EVERY = 20
@@ -57,7 +56,7 @@ def _tokenizer(out: Path) -> Tokenizer:
 
 
 def _run(stage: Stage, out: Path, tokenizer: Tokenizer) -> None:
-    config = _config(stage)
+    config = config_of(stage)
     student = Network(config, fresh_weights(config, stage.seed), compiled=True)
     teacher = None if stage.teacher is None else trained(out, stage.teacher, compiled=True)
     plan = Plan(stage.num_tokens)
@@ -65,20 +64,7 @@ def _run(stage: Stage, out: Path, tokenizer: Tokenizer) -> None:
     training = Training(out / stage.name, student, batcher, plan, teacher)
     curve = CurveFile(out / f"{stage.name}.tsv", _REPORT_EVERY)
     training.run(lambda progress: _report(stage, progress, curve))
-
-
-def trained(out: Path, name: str, *, compiled: bool = False) -> Network:
-    """The model of a stage as its last snapshot has it."""
-    stage = next(stage for stage in STAGES if stage.name == name)
-    state = load_snapshot(out / name)
-    if state is None:
-        sys.exit(f"{out / name}: no snapshot; train {name} first")
-    return Network(_config(stage), state["weights"], compiled=compiled)
-
-
-def _config(stage: Stage) -> Gemma2Config:
-    values = {key: value for key, value in stage.config.items() if key in Gemma2Config.__dataclass_fields__}
-    return Gemma2Config(**values)
+    export_stage(out, stage.name)
 
 
 def _report(stage: Stage, progress: Progress, curve: CurveFile) -> None:
