@@ -1,0 +1,186 @@
+"""Limits in a real Redis: exact under concurrency, all or nothing, settled once, free again after a lease."""
+
+import asyncio
+import json
+from calendar import timegm
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from itertools import product
+
+import pytest
+from redis.asyncio import Redis
+
+from gemline.cluster import limit_scripts
+from gemline.cluster.limits import Limits, LimitStore, Reserved, Scope, UsageRecord
+from gemline.errors import ConfigurationError, Unavailable
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    client = Redis.from_url(redis_url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def store(redis: Redis) -> LimitStore:
+    return LimitStore(redis)
+
+
+EACH = {
+    "requests_per_min": Limits(requests_per_min=25),
+    "tokens_per_min": Limits(tokens_per_min=25),
+    "concurrent_requests": Limits(concurrent_requests=25),
+    "token_budget": Limits(token_budget=25),
+}
+
+
+def scope(name: str = "t/acme", **limits: int) -> Scope:
+    return Scope(name, Limits(**limits))  # type: ignore[arg-type]
+
+
+def usage(request_id: str, prompt: int = 0, completion: int = 0, kv: int = 0) -> UsageRecord:
+    return UsageRecord(request_id, "acme", "", "k1", "gemma", "stop", prompt, 0, completion, kv_byte_seconds=kv)
+
+
+def kinds(answers: Sequence[Reserved]) -> list[str]:
+    return [answer.refusal.kind if answer.refusal else "" for answer in answers]
+
+
+@pytest.mark.parametrize("kind", EACH)
+async def test_200_at_once_against_a_limit_of_25_admit_exactly_25(redis_url: str, kind: str) -> None:
+    """From eight connections, as eight gateways would."""
+    clients = [Redis.from_url(redis_url) for _ in range(8)]
+    stores, scopes = [LimitStore(client) for client in clients], (Scope("t/acme", EACH[kind]),)
+
+    async def ask(number: int) -> Reserved:
+        store = stores[number % 8]
+        if kind == "requests_per_min":
+            return await store.count(scopes)
+        return await store.reserve(scopes, f"req_{number}", 1)
+
+    answers = await asyncio.gather(*map(ask, range(200)))
+    assert sum(answer.refusal is None for answer in answers) == 25
+    for client in clients:
+        await client.aclose()
+
+
+async def test_all_scopes_are_checked_and_nothing_is_taken_when_one_refuses(store: LimitStore) -> None:
+    tenant, project = scope(tokens_per_min=100), scope("p/acme/web", tokens_per_min=40)
+    answer = await store.reserve((tenant, project), "req_1", 50)
+    assert answer.refusal is not None
+    assert answer.refusal._replace(wait_ms=0) == ("p/acme/web", "tokens", 40, 0, 50, 0)
+    assert answer.refusal.wait_ms == -1  # 50 never fit into 40
+    assert (await store.reserve((tenant,), "req_2", 100)).refusal is None
+
+
+async def test_a_refusal_says_when_there_will_be_room_and_levels_what_is_left(store: LimitStore) -> None:
+    own = (scope(requests_per_min=2, tokens_per_min=10),)
+    first = await store.count(own)
+    assert first.requests is not None and first.tokens is not None
+    assert (first.requests.limit, first.requests.remaining, first.tokens.remaining) == (2, 1, 10)
+    assert 60_000 < first.requests.reset_ms <= 61_000
+    assert first.tokens.reset_ms == 0
+    await store.count(own)
+    refusal = (await store.count(own)).refusal
+    assert refusal is not None
+    assert (refusal.kind, refusal.used, refusal.asked) == ("requests", 2, 1)
+    assert 55_000 < refusal.wait_ms <= 61_000
+
+
+async def test_what_a_minute_saw_is_forgotten_after_it_and_not_before(store: LimitStore, redis: Redis) -> None:
+    own, now = (scope(requests_per_min=5),), int((await redis.time())[0])
+    for age, amount in ((62, 100), (60, 2), (30, 3)):
+        await redis.hset("gemline:{limits}:requests:t/acme", str(now - age), amount)
+    answer = await store.count(own)
+    assert answer.refusal is not None
+    assert answer.refusal.used == 5
+    assert answer.refusal.wait_ms <= 1000
+
+
+async def test_settling_gives_back_what_was_not_used_and_happens_once(store: LimitStore) -> None:
+    own = (scope(tokens_per_min=100, concurrent_requests=1, token_budget=1000),)
+    reserved = await store.reserve(own, "req_1", 90)
+    assert kinds([await store.reserve(own, "req_2", 5)]) == ["concurrent_requests"]
+    assert await store.settle(own, reserved, 90, usage("req_1", 10, 5))
+    assert not await store.settle(own, reserved, 90, usage("req_1", 10, 5))
+    second = await store.reserve(own, "req_2", 85)
+    assert second.refusal is None
+    assert second.tokens is not None and second.tokens.remaining == 0
+    assert [(it.request_id, it.prompt_tokens, it.completion_tokens) async for it in store.usage()] == [("req_1", 10, 5)]
+
+
+async def test_a_reservation_that_was_sent_twice_counts_once(store: LimitStore) -> None:
+    own = (scope(tokens_per_min=100, concurrent_requests=1, token_budget=100),)
+    for _ in range(2):
+        assert (await store.reserve(own, "req_1", 60)).refusal is None
+
+
+async def test_what_a_dead_gateway_had_reserved_is_free_after_its_lease(redis: Redis) -> None:
+    store, own = LimitStore(redis, lease_s=0.2), (scope(concurrent_requests=1, token_budget=100),)
+    assert (await store.reserve(own, "req_1", 60)).refusal is None
+    for _ in range(3):
+        await asyncio.sleep(0.1)
+        await store.renew([("t/acme", "req_1")])
+    assert kinds([await store.reserve(own, "req_2", 60)]) != [""]
+    await asyncio.sleep(0.25)
+    assert (await store.reserve(own, "req_2", 60)).refusal is None
+    await store.renew([("t/acme", "req_1")])  # too late: it holds nothing any more
+    assert await redis.zcard("gemline:{limits}:running:t/acme") == 1
+
+
+async def test_a_budget_is_what_was_spent_and_what_is_reserved(store: LimitStore) -> None:
+    own = (scope(token_budget=100),)
+    reserved = await store.reserve(own, "req_1", 60)
+    assert kinds([await store.reserve(own, "req_2", 60)]) == ["token_budget"]
+    await store.settle(own, reserved, 60, usage("req_1", 20, 10))
+    assert kinds([await store.reserve(own, "req_2", 60), await store.reserve(own, "req_3", 20)]) == ["", "token_budget"]
+    refusal = (await store.reserve(own, "req_4", 101)).refusal
+    assert refusal is not None and refusal.wait_ms == -1
+
+
+async def test_kv_byte_seconds_refuse_once_they_are_spent(store: LimitStore) -> None:
+    own = (scope(kv_byte_seconds=1000),)
+    reserved = await store.reserve(own, "req_1", 1)
+    await store.settle(own, reserved, 1, usage("req_1", kv=1500))
+    assert kinds([await store.reserve(own, "req_2", 1)]) == ["kv_byte_seconds"]
+
+
+@pytest.mark.parametrize("period", ["day", "month"])
+async def test_a_budget_comes_back_with_the_next_day_or_month_of_utc(
+    store: LimitStore, redis: Redis, period: str
+) -> None:
+    own = (Scope("t/acme", Limits(token_budget=10, period=period)),)  # type: ignore[arg-type]
+    reserved = await store.reserve(own, "req_1", 10)
+    await store.settle(own, reserved, 10, usage("req_1", 10))
+    refusal = (await store.reserve(own, "req_2", 1)).refusal
+    assert refusal is not None
+    now = datetime.fromtimestamp(int((await redis.time())[0]), UTC)
+    following = (
+        (now.year + now.month // 12, now.month % 12 + 1, 1) if period == "month" else (now.year, now.month, now.day + 1)
+    )
+    ends_s = timegm((*following, 0, 0, 0))
+    assert abs(refusal.wait_ms / 1e3 + now.timestamp() - ends_s) < 2
+
+
+def test_a_limit_that_is_none_is_refused_by_name() -> None:
+    with pytest.raises(ConfigurationError, match="tokens_per_min must be from 0 to 1125899906842624, is -1"):
+        Limits(tokens_per_min=-1)
+
+
+async def test_without_redis_it_is_unavailable() -> None:
+    client = Redis.from_url("redis://127.0.0.1:1")
+    with pytest.raises(Unavailable):
+        await LimitStore(client).count((scope(requests_per_min=1),))
+    await client.aclose()
+
+
+async def test_months_and_days_are_those_of_the_calendar(redis: Redis) -> None:
+    script = limit_scripts._COMMON + "now_s = tonumber(ask.at)\nreturn {period_of(ask.kind)}"
+    for year, month, day in product((2026, 2027, 2028, 2100, 2400), range(1, 13), (1, 27, 28)):
+        at = timegm((year, month, day, 23, 59, 59))
+        monthly = await redis.eval(script, 0, json.dumps({"at": at, "kind": "month"}))
+        ends = timegm((year + month // 12, month % 12 + 1, 1, 0, 0, 0))
+        assert (monthly[0].decode(), monthly[1]) == (f"{year}-{month}", ends)
+        daily = await redis.eval(script, 0, json.dumps({"at": at, "kind": "day"}))
+        assert daily[1] == at + 1
