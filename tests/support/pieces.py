@@ -13,7 +13,7 @@ from pathlib import Path
 from support.stack import START_LIMIT_S, Running
 
 from gemline import orphan
-from gemline.serve.models import find_model
+from gemline.demo.checkpoint import cached_demo
 
 MODEL = "gemline-demo"
 
@@ -21,7 +21,7 @@ MODEL = "gemline-demo"
 @contextmanager
 def worker(directory: Path, role: str, redis_url: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """One worker of the demo model, begun: it registers later."""
-    model = ("--model-dir", str(find_model(None).model_dir), "--served-model-name", MODEL)
+    model = ("--model-dir", str(cached_demo()), "--served-model-name", MODEL)
     process = _start(directory / f"{role}-{secrets.token_hex(2)}.log", "worker", role, redis_url, *model, *options)
     with _ended(process):
         yield process

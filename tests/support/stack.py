@@ -12,6 +12,8 @@ from typing import Any
 
 import openai
 
+from gemline.demo.checkpoint import cached_demo
+
 START_LIMIT_S = 120.0
 STOP_LIMIT_S = 60.0
 
@@ -43,8 +45,15 @@ class Running:
         return self.process.wait(STOP_LIMIT_S)
 
 
-def start_stack(directory: Path, *options: str, environment: dict[str, str] | None = None) -> Running:
-    """Run `gemline up` with these options until it is ready."""
+def start_stack(
+    directory: Path, *options: str, environment: dict[str, str] | None = None, shipped: bool = False
+) -> Running:
+    """Run `gemline up` with these options until it is ready.
+
+    On a model made of noise, which never ends an answer by itself, unless `shipped`: then on the one that has meaning.
+    """
+    if not shipped:
+        options = ("--model", str(cached_demo()), "--served-model-name", "gemline-demo", *options)
     ready_file = directory / "ready.json"
     output = directory / "up.log"
     command = [sys.executable, "-m", "gemline.cli.main", "up", "--http-port", "0", "--grpc-port", "0"]
