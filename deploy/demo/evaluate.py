@@ -18,7 +18,7 @@ from random import Random
 import torch
 from recipe.asking import Asked
 from recipe.python_source import a_piece
-from recipe.questions import Question, needle_questions, task_questions
+from recipe.questions import TASKS, Question, needle_questions, task_questions
 from recipe.stage import export_stage, trained
 
 from gemline.cache import cache_dir
@@ -60,9 +60,7 @@ def _scored(model_dir: Path, form: str, arguments: argparse.Namespace) -> dict[s
     """Shares of answers that are right to the letter."""
     asked = Asked(model_dir, *_FORMS[form])
     questions = task_questions(asked.tokenizer, arguments.per_task)
-    by_name: dict[str, list[Question]] = {}
-    for question in questions:
-        by_name.setdefault(question.task, []).append(question)
+    by_name = {task: [question for question in questions if question.task == task] for task in TASKS}
     for (low, high), found in needle_questions(asked.tokenizer, arguments.per_task).items():
         by_name[f"needle {low}-{high}"] = found
     return {name: _share(asked, found, name, arguments.show) for name, found in by_name.items()}
