@@ -5,6 +5,11 @@ GemlineError                    code                        HTTP  gRPC
 │   ├── ContextLengthExceeded   context_length_exceeded     400   INVALID_ARGUMENT
 │   └── RequestTooLarge         request_too_large           413   INVALID_ARGUMENT
 ├── Unauthenticated             invalid_api_key             401   UNAUTHENTICATED
+├── Forbidden                   forbidden                   403   PERMISSION_DENIED    the key is known and may not
+│   └── ModelNotAllowed         model_not_allowed           403   PERMISSION_DENIED
+├── RateLimited                 rate_limit_exceeded         429   RESOURCE_EXHAUSTED   a limit of the caller's own
+│   └── QuotaExceeded           insufficient_quota          429   RESOURCE_EXHAUSTED   of a day or a month
+├── NotFound                    resource_not_found          404   NOT_FOUND            for operators
 ├── ModelNotFound               model_not_found             404   NOT_FOUND
 ├── SessionNotFound             session_not_found           404   NOT_FOUND            the caller has none of that id
 ├── RouteNotFound               not_found                   404   UNIMPLEMENTED
@@ -64,6 +69,43 @@ class Unauthenticated(GemlineError):
     """No API key, or one that nobody has."""
 
     code, http_status, grpc_status, openai_type = "invalid_api_key", 401, "UNAUTHENTICATED", "authentication_error"
+
+
+class Forbidden(GemlineError):
+    """The key is known, and may not do this."""
+
+    code, http_status, grpc_status, openai_type = "forbidden", 403, "PERMISSION_DENIED", "permission_error"
+
+
+class ModelNotAllowed(Forbidden):
+    """The model is there, but not for this key."""
+
+    code = "model_not_allowed"
+
+
+class RateLimited(GemlineError):
+    """A limit of the caller's, not of the platform's; the message holds limit, use and what was asked.
+
+    `retry_after_s`: when it may fit; None: never, as it is over the whole limit.
+    """
+
+    code, http_status, grpc_status, openai_type = "rate_limit_exceeded", 429, "RESOURCE_EXHAUSTED", "rate_limit_error"
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message, param=param)
+        self.retry_after_s = retry_after_s
+
+
+class QuotaExceeded(RateLimited):
+    """The budget of a day or a month is spent."""
+
+    code, openai_type = "insufficient_quota", "insufficient_quota"
+
+
+class NotFound(GemlineError):
+    """There is nothing of that name."""
+
+    code, http_status, grpc_status, openai_type = "resource_not_found", 404, "NOT_FOUND", "invalid_request_error"
 
 
 class ModelNotFound(GemlineError):

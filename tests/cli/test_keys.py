@@ -6,7 +6,8 @@ from pathlib import Path
 import redis.asyncio
 from support.commands import gemline
 
-from gemline.cluster.keys import ApiKeys
+from gemline.cluster.access_store import AUDIT
+from gemline.cluster.keys import KEYS, ApiKeys
 
 
 async def test_a_new_key_is_printed_once_and_is_the_tenants(tmp_path: Path, redis_url: str) -> None:
@@ -14,9 +15,13 @@ async def test_a_new_key_is_printed_once_and_is_the_tenants(tmp_path: Path, redi
     assert done.returncode == 0
     assert re.fullmatch(r"gk_\w+\n", done.stdout)
     async with redis.asyncio.Redis.from_url(redis_url) as client:
-        assert await ApiKeys(client, None).tenant_of(done.stdout.strip()) == "acme"
-        stored = await client.hgetall("gemline:keys")
-    assert done.stdout.strip().encode() not in {*stored.keys(), *stored.values()}
+        access = await ApiKeys(client, None).access_of(done.stdout.strip())
+        stored = await client.hgetall(KEYS)
+        audited = await client.xrange(AUDIT)
+    assert access is not None
+    assert access.tenant.tenant_id == "acme"
+    secret = done.stdout.strip().rpartition("_")[2]
+    assert secret not in repr((stored, audited))
 
 
 def test_the_url_may_come_from_the_environment(tmp_path: Path, redis_url: str) -> None:

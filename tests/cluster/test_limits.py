@@ -11,6 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gemline.cluster import limit_scripts
+from gemline.cluster.connection import connect
 from gemline.cluster.limits import Limits, LimitStore, Reserved, Scope, UsageRecord
 from gemline.errors import ConfigurationError, Unavailable
 
@@ -50,7 +51,7 @@ def kinds(answers: Sequence[Reserved]) -> list[str]:
 @pytest.mark.parametrize("kind", EACH)
 async def test_200_at_once_against_a_limit_of_25_admit_exactly_25(redis_url: str, kind: str) -> None:
     """From eight connections, as eight gateways would."""
-    clients = [Redis.from_url(redis_url) for _ in range(8)]
+    clients = [connect(redis_url, retries=0) for _ in range(8)]
     stores, scopes = [LimitStore(client) for client in clients], (Scope("t/acme", EACH[kind]),)
 
     async def ask(number: int) -> Reserved:

@@ -9,7 +9,7 @@ from support.eventually import eventually
 from support.in_process import MODEL, TENANT, InProcess, host
 
 from gemline.cluster.connection import connect
-from gemline.cluster.keys import ApiKeys
+from gemline.cluster.keys import ApiKeys, new_key
 from gemline.cluster.workers import WorkersView
 from gemline.decode.worker import DecodeOptions, DecodeWorker
 from gemline.engine.options import EngineOptions
@@ -167,13 +167,13 @@ async def test_while_redis_is_away_a_new_key_is_told_so_and_nothing_of_the_insid
     redis = connect("redis://127.0.0.1:1")
     gateway = Gateway(GatewaySettings(), WorkersView(redis), ApiKeys(redis, None), off())
     with pytest.raises(Unavailable, match="API keys cannot be checked now") as caught:
-        await gateway.authenticate("gk_00000000_new")
+        await gateway.authenticate(new_key()[1])
     assert "127.0.0.1" not in caught.value.message
     await redis.aclose()
 
 
 async def test_a_right_key_names_its_tenant(platform: InProcess) -> None:
-    assert await platform.gateway.authenticate(platform.api_key) == TENANT
+    assert (await platform.gateway.authenticate(platform.api_key)).tenant_id == TENANT.tenant_id
 
 
 async def test_the_models_are_those_of_the_decode_workers(platform: InProcess) -> None:

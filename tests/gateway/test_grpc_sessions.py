@@ -103,7 +103,7 @@ async def test_no_method_is_open_without_a_key(stub: Any, method: MethodDescript
 
 
 async def test_no_method_shows_one_tenants_sessions_to_another(stub: Any, key: Any, platform: InProcess) -> None:
-    other = (("authorization", f"Bearer {await platform.keys.add('globex')}"), ("x-tenant", "acme"))
+    other = (("authorization", f"Bearer {await platform.key_of('globex')}"), ("x-tenant", "acme"))
     made = (await stub.Create(pb.CreateSessionRequest(model=MODEL), metadata=key)).session
     for method in METHODS:
         if method.name == "Create":

@@ -160,7 +160,7 @@ async def test_a_second_turn_at_once_is_a_conflict(
 async def test_no_route_shows_one_tenants_sessions_to_another(
     app: FastAPI, http: httpx.AsyncClient, platform: InProcess, session_id: str
 ) -> None:
-    other = {"authorization": f"Bearer {await platform.keys.add('globex')}", "x-tenant": TENANT.tenant_id}
+    other = {"authorization": f"Bearer {await platform.key_of('globex')}", "x-tenant": TENANT.tenant_id}
     paths = [path for path in app.openapi()["paths"] if path.startswith("/v1/sessions/")]
     assert len(paths) == 3
     for path in paths:

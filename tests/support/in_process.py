@@ -7,6 +7,8 @@ from pathlib import Path
 
 from support.eventually import eventually
 
+from gemline.cluster.access import KeyRecord
+from gemline.cluster.access_store import AccessStore
 from gemline.cluster.connection import connect
 from gemline.cluster.keys import ApiKeys
 from gemline.cluster.public_prefixes import PublicPrefixes
@@ -38,6 +40,11 @@ class InProcess:
     api_key: str
     keys: ApiKeys
     store: SessionStore
+    access: AccessStore
+
+    async def key_of(self, tenant_id: str) -> str:
+        """A new key of that tenant."""
+        return (await self.access.create_key(KeyRecord(tenant_id))).key
 
 
 @asynccontextmanager
@@ -63,8 +70,9 @@ async def in_process(
         await view.start()
         await gateway.start()
         await eventually(gateway.ready)
-        api_key = await keys.add(TENANT.tenant_id)
-        yield InProcess(gateway, tokenization, decode, decode_worker, settings, api_key, keys, store)
+        access = AccessStore(redis, "test")
+        api_key = (await access.create_key(KeyRecord(TENANT.tenant_id))).key
+        yield InProcess(gateway, tokenization, decode, decode_worker, settings, api_key, keys, store, access)
     finally:
         await gateway.stop()
         await view.stop()

@@ -1,6 +1,7 @@
 """`gemline key`: the API keys that tenants call with, kept in Redis as hashes."""
 
 import asyncio
+import getpass
 from typing import Annotated
 
 import typer
@@ -27,11 +28,12 @@ def create(
 
 
 async def _create(tenant: str, redis_url: str) -> str:
+    from gemline.cluster.access import KeyRecord
+    from gemline.cluster.access_store import AccessStore
     from gemline.cluster.connection import connect
-    from gemline.cluster.keys import ApiKeys
 
     redis = connect(redis_url)
     try:
-        return await ApiKeys(redis, None).add(tenant)
+        return (await AccessStore(redis, f"cli:{getpass.getuser()}").create_key(KeyRecord(tenant))).key
     finally:
         await redis.aclose()

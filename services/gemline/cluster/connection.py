@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -14,28 +14,33 @@ from redis.maint_notifications import MaintNotificationsConfig
 from gemline.errors import ConfigurationError, Unavailable
 
 TIMEOUT_S = 1.0
+MAX_CONNECTIONS = 32  # of a process
 
 # A new connection then waits for one answer, not three: a Redis that takes 400 ms can still be connected to in time.
 _NO_NOTICES = MaintNotificationsConfig(enabled=False)
 
 
-def connect(url: str) -> Redis:
+def connect(url: str, *, retries: int = 1) -> Redis:
     """A client of the Redis at `url`; it connects when it is first used. Belongs to the running event loop.
 
-    A call that fails on a broken connection is tried once more, since Redis may have restarted in between. Raises
-    ConfigurationError when the URL is none. Calls are made inside `calling`, which has the timeout: redis-py's own
+    A call that fails on a broken connection is tried so often more, as Redis may have restarted in between; what must
+    not happen twice is not tried again. Calls beyond MAX_CONNECTIONS wait for one. Raises ConfigurationError when the
+    URL is none. Calls are made inside `calling`, which has the timeout: redis-py's own
     goes through asyncio.wait_for, and before Python 3.12 that may swallow the cancellation of the task.
     """
-    retry = Retry(NoBackoff(), retries=1, supported_errors=(RedisConnectionError,))
+    retry = Retry(NoBackoff(), retries=retries, supported_errors=(RedisConnectionError,))
     try:
-        return Redis.from_url(
+        pool = BlockingConnectionPool.from_url(
             url,
+            max_connections=MAX_CONNECTIONS,
+            timeout=None,
             socket_timeout=None,
             socket_connect_timeout=None,
             retry=retry,
             driver_info=None,
             maint_notifications_config=_NO_NOTICES,
         )
+        return Redis.from_pool(pool)
     except ValueError as error:
         raise ConfigurationError(
             "redis_url is not a Redis URL: it begins with redis://, rediss:// or unix://", param="redis_url"

@@ -1,7 +1,9 @@
-"""Whose an API key is. Keys are stored as SHA-256 only, in Redis; an operator's file may add more."""
+"""Whose an API key is, and what it gives: found in Redis by its id and digest; an operator's file may add more keys."""
 
 import hashlib
+import hmac
 import logging
+import re
 import secrets
 import time
 from dataclasses import dataclass
@@ -9,22 +11,42 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
+from gemline.cluster.access import Access, KeyRecord, ProjectRecord, TenantRecord, check_name
 from gemline.cluster.connection import calling
 from gemline.errors import ConfigurationError, Unavailable
 
-KEYS = "gemline:keys"  # hash: SHA-256 of the key, hex -> tenant
+TENANTS, PROJECTS, KEYS = (f"gemline:{{access}}:{name}" for name in ("tenants", "projects", "keys"))
 
 FRESH_S = 5.0  # a key taken away is refused after this long
 STALE_S = 60.0  # while Redis is away, a key seen this lately still holds
 _MAX_CACHED = 10_000
+_KEY = re.compile(r"gk_([0-9a-f]{8,32})_[0-9a-f]{48}", re.ASCII)
+
+# KEYS: tenants, projects, keys. ARGV: a key's id or '', a tenant. Gives Redis's time in ms and three times JSON, '' for
+# none: the key, the tenant (the key's, where there is a key), the project.
+_FIND = """
+local time = redis.call('TIME')
+local key = ARGV[1] ~= '' and redis.call('HGET', KEYS[3], ARGV[1]) or ''
+local tenant, project = ARGV[2], ''
+if key ~= '' then
+  local record = cjson.decode(key)
+  tenant = record.tenant_id
+  if record.project_id ~= '' then
+    project = redis.call('HGET', KEYS[2], tenant .. '/' .. record.project_id) or ''
+  end
+end
+local now_ms = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+return {now_ms, key, redis.call('HGET', KEYS[1], tenant) or '', project}
+"""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    tenant: str | None
+    access: Access | None
     at_s: float  # monotonic
+    ends_s: float = float("inf")  # monotonic: the key expires then
 
 
 class ApiKeys:
@@ -35,52 +57,58 @@ class ApiKeys:
         self._redis = redis
         self._file = file
         self._fresh_s = fresh_s
+        self._find = None if redis is None else redis.register_script(_FIND)
         self._cache: dict[str, _Answer] = {}
         self._file_tenants: dict[str, str] = {}
         self._file_version: tuple[int, int] | None = None
         self._file_checked_s = float("-inf")
 
-    async def tenant_of(self, key: str) -> str | None:
-        """The tenant whose key it is, None when it is nobody's. Raises Unavailable when that cannot be found out.
+    async def access_of(self, key: str) -> Access | None:
+        """What the key gives, None when it is nobody's. Raises Unavailable when that cannot be found out.
 
-        Only digests are looked up and compared, so the time it takes tells nothing about any key.
+        Only digests are compared, and in constant time, so the time it takes tells nothing about any key. A key of the
+        file gives its tenant's access as Redis has it; while that is away and was never asked, access without limits.
         """
         digest = digest_of(key)
-        if (tenant := self._in_file(digest)) is not None or self._redis is None:
-            return tenant
+        tenant = self._in_file(digest)
+        found = _KEY.fullmatch(key)
+        if tenant is None and (self._redis is None or found is None):
+            return None
         now_s = time.monotonic()
         cached = self._cache.get(digest)
-        if cached is not None and now_s < cached.at_s + self._fresh_s:
-            return cached.tenant
-        try:
-            tenant = await self._in_redis(self._redis, digest)
-        except Unavailable:
-            if cached is not None and cached.tenant is not None and now_s < cached.at_s + STALE_S:
-                return cached.tenant
-            raise
-        if len(self._cache) >= _MAX_CACHED:  # somebody tries keys
-            self._cache.clear()
-        self._cache[digest] = _Answer(tenant, now_s)
-        return tenant
+        if cached is None or now_s >= cached.at_s + self._fresh_s:
+            try:
+                cached = await self._ask("" if tenant or not found else found[1], tenant or "", digest)
+            except Unavailable:
+                if tenant is not None and cached is None:
+                    return Access(TenantRecord(tenant))
+                if cached is None or cached.access is None or now_s >= cached.at_s + STALE_S:
+                    raise
+            else:
+                if len(self._cache) >= _MAX_CACHED:  # somebody tries keys
+                    self._cache.clear()
+                self._cache[digest] = cached
+        return cached.access if now_s < cached.ends_s else None
 
-    async def add(self, tenant: str) -> str:
-        """A new key of `tenant`, gk_<id>_<secret>. It is shown this once: only its digest is kept, in Redis."""
-        if self._redis is None:
-            raise ConfigurationError(
-                "a new key is kept in Redis: give redis_url, or write it to keys_file", param="redis_url"
-            )
-        check_tenant(tenant)
-        key = new_key()
-        digest = digest_of(key)
+    async def _ask(self, key_id: str, tenant: str, digest: str) -> _Answer:
+        """Of a key in Redis by its id, of one in the file by its tenant."""
+        now_s = time.monotonic()
+        if self._redis is None or self._find is None:
+            return _Answer(Access(TenantRecord(tenant)), now_s)
         async with calling(self._redis):
-            await self._redis.hset(KEYS, digest, tenant)
-        self._cache.pop(digest, None)
-        return key
-
-    async def _in_redis(self, redis: Redis, digest: str) -> str | None:
-        async with calling(redis):
-            tenant = await redis.hget(KEYS, digest)
-        return tenant.decode() if isinstance(tenant, bytes) else tenant
+            now_ms, *found = await self._find(keys=(TENANTS, PROJECTS, KEYS), args=(key_id, tenant))
+        key_json, tenant_json, project_json = found
+        if not key_id:
+            record = TenantRecord.from_json(tenant_json) if tenant_json else TenantRecord(tenant)
+            return _Answer(Access(record), now_s)
+        if not key_json or not tenant_json:
+            return _Answer(None, now_s)
+        key = KeyRecord.from_json(key_json)
+        if not hmac.compare_digest(key.digest, digest) or (key.project_id and not project_json):
+            return _Answer(None, now_s)
+        project = ProjectRecord.from_json(project_json) if project_json else None
+        ends_s = now_s + (key.expires_ms - int(now_ms)) / 1e3 if key.expires_ms else float("inf")
+        return _Answer(Access(TenantRecord.from_json(tenant_json), project, key), now_s, ends_s)
 
     def _in_file(self, digest: str) -> str | None:
         if self._file is None:
@@ -105,9 +133,10 @@ class ApiKeys:
             logger.error("keys_file %s cannot be used, the keys read before still hold: %s", file, error)
 
 
-def new_key() -> str:
-    """gk_<id>_<secret>: a key that nobody has yet. The secret has 192 random bits."""
-    return f"gk_{secrets.token_hex(4)}_{secrets.token_hex(24)}"
+def new_key() -> tuple[str, str]:
+    """An id, and the key gk_<id>_<secret> that nobody has yet; the secret has 192 random bits."""
+    key_id = secrets.token_hex(6)
+    return key_id, f"gk_{key_id}_{secrets.token_hex(24)}"
 
 
 def digest_of(key: str) -> str:
@@ -115,12 +144,9 @@ def digest_of(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def check_tenant(tenant: str) -> None:
-    """Raises ConfigurationError unless the name can stand in a keys file, a log line and a metric's label."""
-    if not tenant or len(tenant) > 64 or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in tenant):
-        raise ConfigurationError(
-            f"tenant {tenant[:80]!r}: a name is 1 to 64 letters, digits, '-', '_' or '.'", param="tenant"
-        )
+def project_field(tenant_id: str, project_id: str) -> str:
+    """Under which a project stands in PROJECTS."""
+    return f"{tenant_id}/{project_id}"
 
 
 def read_keys(file: Path) -> dict[str, str]:
@@ -133,6 +159,6 @@ def read_keys(file: Path) -> dict[str, str]:
         tenant, colon, key = line.partition(":")
         if not colon or not key.strip():
             raise ConfigurationError(f"line {number} is not tenant:key", param="keys_file")
-        check_tenant(tenant.strip())
+        check_name("tenant", tenant.strip())
         tenants[digest_of(key.strip())] = tenant.strip()
     return tenants

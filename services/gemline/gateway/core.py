@@ -10,7 +10,7 @@ from gemline.cluster.public_prefixes import PublicPrefixes
 from gemline.cluster.records import ModelCard, Role
 from gemline.cluster.sessions import SessionStore
 from gemline.cluster.workers import WorkersView
-from gemline.errors import GemlineError, InternalError, Unauthenticated, Unavailable
+from gemline.errors import Forbidden, GemlineError, InternalError, ModelNotAllowed, Unauthenticated, Unavailable
 from gemline.gateway.answer import Answer, Source
 from gemline.gateway.assemble import Assembler
 from gemline.gateway.catalog import Catalog
@@ -115,21 +115,26 @@ class Gateway:
         if not key:
             raise Unauthenticated("no API key: send the header `authorization: Bearer <key>`")
         try:
-            tenant_id = await self._keys.tenant_of(key)
+            access = await self._keys.access_of(key)
         except Unavailable as error:  # it names our Redis, and whoever asks has shown no key yet
             log.warning("an API key cannot be checked: %s", error)
             raise Unavailable("API keys cannot be checked now; try again") from error
-        if tenant_id is None:
+        if access is None:
             raise Unauthenticated("nobody has this API key")
-        return Tenant(tenant_id)
+        if access.tenant.is_disabled:
+            raise Forbidden(f"tenant {access.tenant.tenant_id} is disabled; ask the operator")
+        return Tenant.of(access)
 
     def models(self, tenant: Tenant) -> tuple[ModelCard, ...]:
         """The models this tenant may use, by name."""
-        return self._catalog.cards()
+        return tuple(card for card in self._catalog.cards() if tenant.allows(card.model_id))
 
     def model(self, tenant: Tenant, model_id: str) -> ModelCard:
-        """One of them; raises ModelNotFound, or Unavailable while nobody serves it."""
-        return self._catalog.card(model_id)
+        """One of them; raises ModelNotFound, ModelNotAllowed, or Unavailable while nobody serves it."""
+        card = self._catalog.card(model_id)
+        if not tenant.allows(model_id):
+            raise ModelNotAllowed(f"this API key may not use model {model_id!r}", param="model")
+        return card
 
     async def generate(
         self,

@@ -81,7 +81,7 @@ class GatewayProcess:
         redis = connect(self._settings.redis_url)
         self._undo.push_async_callback(redis.aclose)
         keys = ApiKeys(redis, self._settings.keys_file)
-        await keys.tenant_of("")  # an unreadable file of keys is found now, not by the first user
+        await keys.access_of("")  # an unreadable file of keys is found now, not by the first user
         vault = Vault.from_text(self._settings.session_key)
         store = SessionStore(redis, secret=self._settings.session_secret.encode(), vault=vault)
         view = WorkersView(redis)

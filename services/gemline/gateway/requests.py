@@ -3,7 +3,9 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
+from gemline.cluster.access import Access
 from gemline.gateway.routing import Life
 
 MAX_MESSAGES = 4096  # of a conversation: more do not fit any context, and to read a million would hold up everybody
@@ -11,9 +13,19 @@ MAX_MESSAGES = 4096  # of a conversation: more do not fit any context, and to re
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """Whose key was used."""
+    """Whose key was used, and what it gives."""
 
     tenant_id: str
+    access: Access | None = None  # None: everything, without limits
+
+    @classmethod
+    def of(cls, access: Access) -> Self:
+        """The one that the key found."""
+        return cls(access.tenant.tenant_id, access)
+
+    def allows(self, model_id: str) -> bool:
+        """Whether it may use the model."""
+        return self.access is None or self.access.allows(model_id)
 
     @property
     def cache_salt(self) -> bytes:

@@ -129,7 +129,7 @@ class Stack:
     def _make_key(self) -> tuple[str, Path]:
         if self._settings.keys_file is not None:
             return "", self._settings.keys_file
-        api_key = new_key()
+        _, api_key = new_key()
         keys_file = self._run_dir / "keys"
         keys_file.touch(mode=0o600)
         keys_file.write_text(f"local:{api_key}\n")
