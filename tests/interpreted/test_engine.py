@@ -29,11 +29,11 @@ def requests() -> list[EngineRequest]:
     """Greedy and drawn, cut off and not; one that wants logprobs and one with penalties, which rows do not give."""
     random = torch.Generator().manual_seed(0)
     params = (
-        SamplingParams(8, temperature=0.0),
-        SamplingParams(5, temperature=0.8, seed=2**63 + 5),
-        SamplingParams(7, temperature=1.3, top_k=20, top_p=0.9, seed=3),
-        SamplingParams(6, temperature=0.0, num_logprobs=2),
-        SamplingParams(6, temperature=0.7, repetition_penalty=1.2, min_p=0.01, seed=8),
+        SamplingParams(6, temperature=0.0),
+        SamplingParams(4, temperature=0.8, seed=2**63 + 5),
+        SamplingParams(5, temperature=1.3, top_k=20, top_p=0.9, seed=3),
+        SamplingParams(3, temperature=0.0, num_logprobs=2),
+        SamplingParams(3, temperature=0.7, repetition_penalty=1.2, min_p=0.01, seed=8),
     )
     lengths = (40, 1, 17, 5, 20)  # the window is 16
     return [

@@ -45,7 +45,7 @@ def tiny() -> Sizes:
         sampled_rows=(2,),
         copied_bytes=2**16,
         product_size=64,
-        rotated_bytes=1e5,
+        rotated_bytes=1e4,
     )
 
 
