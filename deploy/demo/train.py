@@ -42,9 +42,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments.out.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer(arguments.out)
-    for stage in STAGES:
-        if arguments.only in (None, stage.name):
-            _run(stage, arguments.out, tokenizer)
+    try:
+        for stage in STAGES:
+            if arguments.only in (None, stage.name):
+                _run(stage, arguments.out, tokenizer)
+    except KeyboardInterrupt:
+        sys.exit("stopped; what was learned is kept")
 
 
 def _tokenizer(out: Path) -> Tokenizer:

@@ -119,7 +119,7 @@ def test_a_conversation_is_tokenized_as_the_server_does_and_answers_alone_are_le
 
 @pytest.mark.parametrize(("values", "most"), [(STUDENT, 12e6 / 2), (TEACHER, 15e6)])
 def test_the_sizes_are_what_the_card_says(values: dict[str, int], most: float) -> None:
-    stage = next(stage for stage in (find_stage("plain-0"), find_stage("teacher")) if stage.config == values)
+    stage = next(stage for stage in (find_stage("first"), find_stage("teacher")) if stage.config == values)
     num_parameters = sum(_product(shape) for shape in config_of(stage).parameter_shapes().values())
     assert 4e6 < num_parameters < most
 

@@ -34,7 +34,7 @@ _SHARES: dict[Callable[[Talk], Exchange], float] = {
 }
 _FOLLOWS = (sums.follow_up, capitals.and_of)  # make sense behind a question of their kind only
 _LENGTHS = (1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 6)
-_NEEDLE_SHARE, _LONG_TALK_SHARE = 0.055, 0.02
+_NEEDLE_SHARE, _LONG_TALK_SHARE, _DRILL_SHARE = 0.055, 0.02, 0.15
 _LONGEST_TEXT = ((0.2, 180), (0.4, 440), (0.65, 900), (1.0, 1850))  # up to that progress, so many tokens
 
 
@@ -47,6 +47,8 @@ def conversation(random: Random, progress: float, *, held_out: bool) -> list[Exc
         return haystack(talk, round(50 * (longest / 50) ** random.random()))
     if chance < _NEEDLE_SHARE + _LONG_TALK_SHARE:
         return exchanges(talk, random.randrange(6, max(8, longest // 40)))
+    if chance < _NEEDLE_SHARE + _LONG_TALK_SHARE + _DRILL_SHARE:
+        return [sums.addition(talk) for _ in range(random.randrange(3, 7))]
     return exchanges(talk, random.choice(_LENGTHS))
 
 

@@ -9,7 +9,7 @@ from recipe.conversation import conversation
 from recipe.exchange import Exchange
 from recipe.python_source import a_piece
 
-_PYTHON_SHARE = 0.05  # of the examples; they are longer than most conversations
+_PYTHON_SHARE = 0.03  # of the examples; they are longer than most conversations
 _PYTHON_CHARACTERS = 700
 
 

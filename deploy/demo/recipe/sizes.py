@@ -52,14 +52,16 @@ class Stage(NamedTuple):
 
 _TOKENS = 8_000_000
 
-# The plain student comes first: it is wanted for the comparison anyway, and shows after a third of the teacher's time
-# whether the data teaches what it should. Both students of a seed see the same examples in the same order.
+# "first" is a student that is there early: it shows whether the data teaches what it should. Its data changed on the
+# way (sums as drills came in after 1.7 million tokens), so it is no part of the comparison, in which both students of
+# a seed see the same examples in the same order.
 STAGES = (
-    Stage("plain-0", STUDENT, 0, _TOKENS),
+    Stage("first", STUDENT, 0, 6_000_000),
     Stage("teacher", TEACHER, 100, _TOKENS),
     Stage("distilled-0", STUDENT, 0, _TOKENS, "teacher"),
-    Stage("plain-1", STUDENT, 1, _TOKENS),
+    Stage("plain-0", STUDENT, 0, _TOKENS),
     Stage("distilled-1", STUDENT, 1, _TOKENS, "teacher"),
-    Stage("plain-2", STUDENT, 2, _TOKENS),
+    Stage("plain-1", STUDENT, 1, _TOKENS),
     Stage("distilled-2", STUDENT, 2, _TOKENS, "teacher"),
+    Stage("plain-2", STUDENT, 2, _TOKENS),
 )

@@ -15,8 +15,8 @@ _THINGS = ("apples", "books", "coins", "cards", "stamps", "eggs", "stones", "pen
 
 
 def addition(talk: Talk) -> Exchange:
-    """Two numbers of up to two digits; one in ten sums has three."""
-    long = talk.random.random() < 0.1
+    """Two numbers of up to two digits; one in twenty sums has three."""
+    long = talk.random.random() < 0.05
     first, second = two_addends(talk.random, held_out=talk.held_out, num_digits=3 if long else 2)
     question = talk.pick(*_WORDINGS).format(a=first, b=second, things=talk.pick(*_THINGS))
     task = "add3" if max(first, second) > 99 else "add"

@@ -23,18 +23,16 @@ class Documents:
         self._bos_id = tokenizer.bos_id
         self._seed = seed
         self._pieces = [piece for path in paths for piece in _pieces(path, tokenizer, max_length - 1)]
-        self.num_tokens = sum(map(len, self._pieces))
+        self._epoch, self._order = -1, list(range(len(self._pieces)))
 
     def __call__(self, index: int, progress: float) -> Example:
         """Every piece once, in a shuffled order; then all again, in another."""
         epoch, place = divmod(index, len(self._pieces))
-        piece = self._pieces[self._order(epoch)[place]]
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, list(range(len(self._pieces)))
+            Random(f"{self._seed} {epoch}").shuffle(self._order)
+        piece = self._pieces[self._order[place]]
         return Example([self._bos_id, *piece], [False] + [True] * len(piece))
-
-    def _order(self, epoch: int) -> list[int]:
-        order = list(range(len(self._pieces)))
-        Random(f"{self._seed} {epoch}").shuffle(order)
-        return order
 
 
 def _pieces(path: Path, tokenizer: Tokenizer, length: int) -> list[list[int]]:
