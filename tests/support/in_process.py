@@ -11,6 +11,7 @@ from gemline.cluster.access import KeyRecord
 from gemline.cluster.access_store import AccessStore
 from gemline.cluster.connection import connect
 from gemline.cluster.keys import ApiKeys
+from gemline.cluster.limits import LimitStore
 from gemline.cluster.public_prefixes import PublicPrefixes
 from gemline.cluster.sessions import SessionStore
 from gemline.cluster.workers import WorkersView
@@ -61,7 +62,8 @@ async def in_process(
     settings = GatewaySettings(redis_url=redis_url, connect_timeout_s=0.5, resume_timeout_s=0.5)
     redis = connect(redis_url)
     view, keys, store = WorkersView(redis), ApiKeys(redis, None), SessionStore(redis)
-    gateway = Gateway(settings, view, keys, telemetry or off(), store, PublicPrefixes(redis))
+    limits = LimitStore(redis)
+    gateway = Gateway(settings, view, keys, telemetry or off(), store, PublicPrefixes(redis), limits)
     tokenization = host(TokenizationWorker(TokenizationOptions(checkpoint, MODEL)), redis_url, telemetry)
     decode = host(decode_worker, redis_url, telemetry)
     try:

@@ -4,6 +4,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from gemline.errors import GemlineError, InternalError
+from gemline.gateway.allowance import Claim, Ended
 from gemline.gateway.assemble import Assembler
 from gemline.gateway.inbox import Delivery
 from gemline.gateway.metrics import CANCELED, Observation
@@ -28,13 +29,20 @@ class Answer:
     """
 
     def __init__(
-        self, request_id: str, prompt_tokens: int, source: Source, assembler: Assembler, observation: Observation
+        self,
+        request_id: str,
+        prompt_tokens: int,
+        source: Source,
+        assembler: Assembler,
+        observation: Observation,
+        claim: Claim,
     ) -> None:
         self.request_id = request_id
         self.prompt_tokens = prompt_tokens
         self._source = source
         self._assembler = assembler
         self._observation = observation
+        self._claim = claim
         self._is_open = True
 
     def __aiter__(self) -> Self:
@@ -76,3 +84,10 @@ class Answer:
             self._is_open = False
             self._source.cancel()  # a stop string ends the answer while the worker goes on
             self._observation.end(outcome, error)
+            self._claim.settle(self._ended(outcome))
+
+    def _ended(self, outcome: str) -> Ended:
+        """What is billed: nothing where we failed before the first token, else the prompt and what was delivered."""
+        num_tokens = self._assembler.num_tokens
+        is_billed = num_tokens or outcome == CANCELED
+        return Ended(outcome, self.prompt_tokens if is_billed else 0, self._assembler.num_cached, num_tokens)

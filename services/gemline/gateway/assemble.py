@@ -18,7 +18,7 @@ class Assembler:
         self._matcher = StopMatcher(stops) if stops else None
         self._num_prompt_tokens = num_prompt_tokens
         self._logprobs: list[PositionLogprobs] = []  # of tokens whose text was not shown yet
-        self._num_cached = 0
+        self._num_found = 0
         self.num_tokens = 0  # generated, as far as the answer goes
 
     def push(self, delivery: Delivery) -> Piece | None:
@@ -28,15 +28,18 @@ class Assembler:
         else:
             text, finish, num_used = self._scan(self._matcher, delivery)
         self.num_tokens += num_used
-        self._num_cached += delivery.num_cached
+        self._num_found += delivery.num_cached
         if delivery.logprobs:
             self._logprobs.extend(self._position(logprobs) for logprobs in delivery.logprobs[:num_used])
         if finish is not None:
-            # A worker that went on from another's tokens may have found some of those too.
-            num_cached = min(self._num_cached, self._num_prompt_tokens)
-            usage = Usage(self._num_prompt_tokens, self.num_tokens, num_cached)
+            usage = Usage(self._num_prompt_tokens, self.num_tokens, self.num_cached)
             return Piece(text, self._take_logprobs(), finish.value, usage)
         return Piece(text, self._take_logprobs()) if text else None
+
+    @property
+    def num_cached(self) -> int:
+        """Of the prompt's tokens: a worker that went on from another's may have found some of those too."""
+        return min(self._num_found, self._num_prompt_tokens)
 
     def _decode(self, delivery: Delivery) -> str:
         text = self._decoder.push(_shown(delivery))

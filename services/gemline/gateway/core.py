@@ -6,16 +6,19 @@ import re
 import secrets
 
 from gemline.cluster.keys import ApiKeys
+from gemline.cluster.limits import LimitStore
 from gemline.cluster.public_prefixes import PublicPrefixes
 from gemline.cluster.records import ModelCard, Role
 from gemline.cluster.sessions import SessionStore
 from gemline.cluster.workers import WorkersView
 from gemline.errors import Forbidden, GemlineError, InternalError, ModelNotAllowed, Unauthenticated, Unavailable
+from gemline.gateway.allowance import Allowance, Ended
 from gemline.gateway.answer import Answer, Source
 from gemline.gateway.assemble import Assembler
 from gemline.gateway.catalog import Catalog
 from gemline.gateway.dispatch import Dispatch, Ground
 from gemline.gateway.encoder import Encoder, prompt_param
+from gemline.gateway.kv_layout import kv_layout
 from gemline.gateway.links import Links
 from gemline.gateway.metrics import CANCELED, GatewayMetrics, Observation
 from gemline.gateway.public_prefixes import PublicTokens
@@ -63,8 +66,11 @@ class Gateway:
         telemetry: Telemetry,
         store: SessionStore | None = None,
         public_prefixes: PublicPrefixes | None = None,
+        limits: LimitStore | None = None,
     ) -> None:
-        """Without a `store` of sessions it serves none; without `public_prefixes` no block is shared across tenants."""
+        """Without a `store` of sessions it serves none; without `public_prefixes` no block is shared across tenants;
+        without `limits` nothing is limited and no usage recorded.
+        """
         self.settings = settings
         self.telemetry = telemetry
         self._view = view
@@ -81,6 +87,7 @@ class Gateway:
         self._workers = TokenizationWorkers(view, open_channel)
         self._tokenizers = Tokenizers(self._workers)
         self._encoder = Encoder(self._workers, self._tokenizers, settings.encode_timeout_s)
+        self._allowance = Allowance(limits, telemetry, settings.share_without_redis)
         self._public = PublicTokens(public_prefixes, self._catalog, self._tokenizers)
         self.sessions = Sessions(self, self._catalog, view, store, telemetry)
         self._is_running = False
@@ -92,6 +99,7 @@ class Gateway:
         self._view.on_change(self._follow)
         self._follow()
         self._public.start()
+        self._allowance.start()
 
     def drain(self) -> None:
         """Be ready no longer. Requests that still come are served: whoever ends the fronts ends them in order."""
@@ -105,6 +113,7 @@ class Gateway:
         await self._links.stop()
         await self._workers.stop()
         await self.sessions.stop()
+        await self._allowance.stop()
 
     def ready(self) -> bool:
         """Whether a request for at least one model could be answered now."""
@@ -124,6 +133,10 @@ class Gateway:
         if access.tenant.is_disabled:
             raise Forbidden(f"tenant {access.tenant.tenant_id} is disabled; ask the operator")
         return Tenant.of(access)
+
+    async def count(self, tenant: Tenant) -> None:
+        """One request of the tenant's, whatever it asks for; raises RateLimited, and Unavailable without Redis."""
+        await self._allowance.count(tenant)
 
     def models(self, tenant: Tenant) -> tuple[ModelCard, ...]:
         """The models this tenant may use, by name."""
@@ -208,13 +221,19 @@ class Gateway:
             owner=request.owner,
             on_hit=observation.hit,
         )
-        await dispatch.start()
+        num_tokens = len(token_ids) + sampling.max_tokens
+        claim = await self._allowance.reserve(tenant, request.request_id, card.model_id, num_tokens, kv_layout(card))
+        try:
+            await dispatch.start()
+        except BaseException as error:
+            claim.settle(Ended(error.code if isinstance(error, GemlineError) else CANCELED))
+            raise
         observation.begun(len(token_ids))
         assembler = Assembler(tokenizer, request.sampling.stop, len(token_ids))
         source: Source = dispatch
         if recording is not None:
             source = recording.begin(dispatch, token_ids, sampling.stop_token_ids, tokenizer)
-        return Answer(request.request_id, len(token_ids), source, assembler, observation)
+        return Answer(request.request_id, len(token_ids), source, assembler, observation, claim)
 
     def _follow(self) -> None:
         if not self._is_running:  # the view may outlive us

@@ -105,7 +105,10 @@ class PublicServicer(InferenceServicer):
 
     async def _answer(self, call: Call, model: str, prompt: Prompt, sampling: pb.SamplingOptions) -> Answer:
         request = GenerationRequest(call.request_id, model, prompt, convert.sampling_options(sampling))
-        return await self._gateway.generate(call.tenant, request, traceparent=call.traceparent)
+        try:
+            return await self._gateway.generate(call.tenant, request, traceparent=call.traceparent)
+        finally:
+            call.tell_standing()
 
     async def _whole(self, call: Call, model: str, prompt: Prompt, sampling: pb.SamplingOptions) -> _Whole:
         texts: list[str] = []

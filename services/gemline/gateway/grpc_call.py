@@ -9,7 +9,7 @@ import grpc.aio
 
 from gemline.errors import GemlineError, InternalError
 from gemline.gateway.core import Gateway
-from gemline.gateway.grpc_auth import bearer, metadata_value, name_call
+from gemline.gateway.grpc_auth import REQUEST_ID_KEY, bearer, metadata_value, name_call
 from gemline.gateway.requests import Tenant
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,11 @@ class Call(NamedTuple):
     tenant: Tenant
     request_id: str
     traceparent: str
+    context: Context
+
+    def tell_standing(self) -> None:
+        """How the caller's limits stand, after the answer."""
+        self.context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id), *self.tenant.standing.headers()))
 
 
 async def greet(gateway: Gateway, context: Context) -> Call:
@@ -30,7 +35,12 @@ async def greet(gateway: Gateway, context: Context) -> Call:
     metadata = context.invocation_metadata()
     request_id = await name_call(context)
     tenant = await gateway.authenticate(bearer(metadata))
-    return Call(tenant, request_id, metadata_value(metadata, "traceparent"))
+    call = Call(tenant, request_id, metadata_value(metadata, "traceparent"), context)
+    try:
+        await gateway.count(tenant)
+    finally:
+        call.tell_standing()
+    return call
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import uvloop
 from gemline import telemetry
 from gemline.cluster.connection import connect
 from gemline.cluster.keys import ApiKeys
+from gemline.cluster.limits import LimitStore
 from gemline.cluster.public_prefixes import PublicPrefixes
 from gemline.cluster.session_vault import Vault
 from gemline.cluster.sessions import SessionStore
@@ -84,10 +85,13 @@ class GatewayProcess:
         await keys.access_of("")  # an unreadable file of keys is found now, not by the first user
         vault = Vault.from_text(self._settings.session_key)
         store = SessionStore(redis, secret=self._settings.session_secret.encode(), vault=vault)
+        limits_redis = connect(self._settings.redis_url, retries=0)  # a request must not be counted twice
+        self._undo.push_async_callback(limits_redis.aclose)
+        limits = LimitStore(limits_redis)
         view = WorkersView(redis)
         await view.start()
         self._undo.push_async_callback(view.stop)
-        self._gateway = Gateway(self._settings, view, keys, self._telemetry, store, PublicPrefixes(redis))
+        self._gateway = Gateway(self._settings, view, keys, self._telemetry, store, PublicPrefixes(redis), limits)
         await self._gateway.start()
         self._undo.push_async_callback(self._gateway.stop)
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from gemline.cluster.access import Access
+from gemline.cluster.limits import Scope
 from gemline.gateway.routing import Life
+from gemline.gateway.standing import Standing
 
 MAX_MESSAGES = 4096  # of a conversation: more do not fit any context, and to read a million would hold up everybody
 
@@ -17,11 +19,17 @@ class Tenant:
 
     tenant_id: str
     access: Access | None = None  # None: everything, without limits
+    standing: Standing = field(default_factory=Standing, compare=False)  # of the one request that the key came with
 
     @classmethod
     def of(cls, access: Access) -> Self:
         """The one that the key found."""
         return cls(access.tenant.tenant_id, access)
+
+    @property
+    def scopes(self) -> tuple[Scope, ...]:
+        """All that limits it."""
+        return () if self.access is None else self.access.scopes
 
     def allows(self, model_id: str) -> bool:
         """Whether it may use the model."""

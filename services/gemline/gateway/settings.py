@@ -29,6 +29,7 @@ class GatewaySettings:
     silence_timeout_s: float = 30.0  # without a step of a worker that owes tokens, before it is given up
     quarantine_s: float = 300.0  # for a prompt that workers died of
     drain_timeout_s: float = 30.0  # for running answers, after SIGTERM
+    share_without_redis: float = 0.0  # of each limit, while Redis is away; 0: requests with limits are refused then
     session_key: str = field(default="", repr=False)  # 32 bytes, base64: encrypts what sessions hold
     session_secret: str = field(default="", repr=False)  # goes into the names under which Redis keeps sessions
     ready_file: Path | None = None  # written, as JSON with both addresses, once requests can be answered
@@ -43,6 +44,8 @@ class GatewaySettings:
             value: float = getattr(self, name)
             if value <= 0:
                 raise ConfigurationError(f"{name} must be above 0, not {value}")
+        if not 0 <= self.share_without_redis <= 1:
+            raise ConfigurationError(f"share_without_redis must be from 0 to 1, not {self.share_without_redis}")
         for name in ("resume_timeout_s", "quarantine_s", "drain_timeout_s"):
             value = getattr(self, name)
             if value < 0:

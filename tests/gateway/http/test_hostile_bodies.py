@@ -80,8 +80,11 @@ def statuses(app: Any, body: bytes) -> list[int]:
 @given(st.binary(max_size=200))
 def test_random_bytes_are_parsed_or_refused(body: bytes) -> None:
     for schema in SCHEMAS:
-        with pytest.raises(InvalidRequest):
-            parse_body(body, schema)
+        try:
+            parsed = parse_body(body, schema)
+        except InvalidRequest:
+            continue
+        assert isinstance(parsed, schema)  # {} is a body to some
 
 
 @pytest.mark.parametrize(

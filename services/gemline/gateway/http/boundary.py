@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gemline.errors import GemlineError, InternalError
 from gemline.gateway.core import new_request_id
 from gemline.gateway.http.errors import error_response
+from gemline.gateway.requests import Tenant
 
 _CLIENT_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _log = logging.getLogger(__name__)
@@ -18,7 +19,8 @@ _log = logging.getLogger(__name__)
 class Boundary:
     """Gives each request our id, in `scope["state"]` and as a header; turns what is raised below into an answer.
 
-    A client's own x-request-id is a label only: it comes back as x-client-request-id and goes nowhere else.
+    A client's own x-request-id is a label only: it comes back as x-client-request-id and goes nowhere else. What is
+    answered to a key tells how its limits stand.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -30,7 +32,7 @@ class Boundary:
             return await self._app(scope, receive, send)
         request_id = new_request_id()
         scope.setdefault("state", {})["request_id"] = request_id
-        sender = _Sender(send, _id_headers(scope, request_id))
+        sender = _Sender(send, scope, _id_headers(scope, request_id))
         try:
             await self._app(scope, receive, sender)
         except ClientDisconnect:
@@ -46,16 +48,22 @@ class Boundary:
 class _Sender:
     """Passes an answer on, with headers added to its start."""
 
-    def __init__(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+    def __init__(self, send: Send, scope: Scope, headers: list[tuple[bytes, bytes]]) -> None:
         self._send = send
+        self._scope = scope
         self._headers = headers
         self.started = False
 
     async def __call__(self, message: Message) -> None:
         if not self.started and message["type"] == "http.response.start":
             self.started = True
-            message["headers"] = [*message.get("headers", ()), *self._headers]
+            message["headers"] = [*message.get("headers", ()), *self._headers, *_limit_headers(self._scope)]
         await self._send(message)
+
+
+def _limit_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
+    tenant: Tenant | None = scope["state"].get("tenant")
+    return [] if tenant is None else [(name.encode(), value.encode()) for name, value in tenant.standing.headers()]
 
 
 def _id_headers(scope: Scope, request_id: str) -> list[tuple[bytes, bytes]]:

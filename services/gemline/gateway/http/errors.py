@@ -1,12 +1,21 @@
 """Errors as OpenAI's clients read them. Knows gemline's errors, no route."""
 
 import json
+from math import ceil
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gemline.errors import GemlineError, InvalidRequest, MethodNotAllowed, PoisonRequest, RouteNotFound, TurnNotSaved
+from gemline.errors import (
+    GemlineError,
+    InvalidRequest,
+    MethodNotAllowed,
+    PoisonRequest,
+    RateLimited,
+    RouteNotFound,
+    TurnNotSaved,
+)
 
 RETRY_AFTER_S = "1"  # for 503: OpenAI's clients wait this long before they try again
 _ECHO_CHARS = 200  # of a path, in a message
@@ -23,8 +32,12 @@ def error_response(error: GemlineError, *, headers: dict[str, str] | None = None
     all_headers = dict(headers or {})
     if error.http_status == 503:
         all_headers["retry-after"] = RETRY_AFTER_S
-    if isinstance(error, PoisonRequest | TurnNotSaved):
-        all_headers["x-should-retry"] = "false"  # OpenAI's clients would try again for any other 5xx
+    if isinstance(error, RateLimited) and error.retry_after_s is not None:
+        all_headers["retry-after"] = str(ceil(error.retry_after_s))
+        all_headers["retry-after-ms"] = str(ceil(error.retry_after_s * 1e3))
+    never_fits = isinstance(error, RateLimited) and error.retry_after_s is None
+    if isinstance(error, PoisonRequest | TurnNotSaved) or never_fits:
+        all_headers["x-should-retry"] = "false"  # OpenAI's clients would try again for any other 5xx or 429
     if error.http_status == 401:
         all_headers["www-authenticate"] = "Bearer"
     return Response(error_body(error), error.http_status, all_headers, "application/json")

@@ -70,6 +70,9 @@ class Core(Protocol):
     async def authenticate(self, key: str | None) -> Tenant:
         """Whose key this is."""
 
+    async def count(self, tenant: Tenant) -> None:
+        """One request of the tenant's."""
+
     def models(self, tenant: Tenant) -> tuple[ModelCard, ...]:
         """The models this tenant may use."""
 

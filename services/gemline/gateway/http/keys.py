@@ -11,17 +11,21 @@ OPEN_METHODS = frozenset({"GET", "HEAD"})
 
 
 class KeyCheck:
-    """Asks the core whose key a request carries, before its body is read; the tenant is left in `scope["state"]`."""
+    """Asks the core whose key a request carries, and counts the request, before its body is read.
+
+    The tenant is left in `scope["state"]`.
+    """
 
     def __init__(self, app: ASGIApp, core: Core) -> None:
         self._app = app
         self._core = core
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let it through with a tenant, or raise Unauthenticated."""
+        """Let it through with a tenant, or raise Unauthenticated, Forbidden or RateLimited."""
         if scope["type"] == "http" and not _is_open(scope):
             tenant = await self._core.authenticate(bearer_key(Headers(scope=scope).get("authorization", "")))
             scope.setdefault("state", {})["tenant"] = tenant
+            await self._core.count(tenant)
         await self._app(scope, receive, send)
 
 

@@ -1,0 +1,211 @@
+"""Limits through the whole gateway: exact, told in headers, settled with what was delivered, free after a cancel."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import httpx
+import pytest
+from support.eventually import eventually
+from support.in_process import MODEL, TENANT, InProcess
+
+from gemline.cluster.access import Access, KeyRecord, TenantRecord
+from gemline.cluster.limits import Limits, LimitStore, UsageRecord
+from gemline.errors import ModelNotAllowed, QuotaExceeded, RateLimited, Unavailable
+from gemline.gateway.core import new_request_id
+from gemline.gateway.dispatch import Dispatch
+from gemline.gateway.http import create_app
+from gemline.gateway.local_limits import LocalLimits
+from gemline.gateway.requests import GenerationRequest, Prompt, SamplingOptions, Tenant
+
+
+@pytest.fixture
+async def http(platform: InProcess) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(create_app(platform.gateway, platform.settings))
+    headers = {"authorization": f"Bearer {platform.api_key}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway", headers=headers) as client:
+        yield client
+
+
+async def limit(platform: InProcess, **changes: object) -> None:
+    """The tenant's limits from now on."""
+    record = await platform.access.tenant(TENANT.tenant_id)
+    await platform.access.put_tenant(replace(record, **changes), is_new=False)  # type: ignore[arg-type]
+    platform.keys._cache.clear()
+
+
+def asked(max_tokens: int = 8, num_prompt: int = 10) -> GenerationRequest:
+    options = SamplingOptions(temperature=0.0, ignore_eos=True, max_tokens=max_tokens)
+    return GenerationRequest(new_request_id(), MODEL, Prompt(token_ids=(2, *range(300, 299 + num_prompt))), options)
+
+
+def limited(limits: Limits) -> Tenant:
+    return Tenant.of(Access(TenantRecord("limited", limits=limits)))
+
+
+async def generate(platform: InProcess, tenant: Tenant, request: GenerationRequest) -> None:
+    async for _ in await platform.gateway.generate(tenant, request):
+        pass
+
+
+async def settled(platform: InProcess, redis_url: str, num: int) -> list[UsageRecord]:
+    """The usage records, once there are so many."""
+    store, found = platform.gateway._allowance._store, list[UsageRecord]()
+    assert store is not None
+    for _ in range(500):
+        found = [record async for record in store.usage()]
+        if len(found) >= num:
+            break
+        await asyncio.sleep(0.01)
+    return found
+
+
+async def test_200_concurrent_calls_against_25_requests_a_minute_admit_exactly_25(
+    platform: InProcess, http: httpx.AsyncClient
+) -> None:
+    await limit(platform, limits=Limits(requests_per_min=25))
+    answers = await asyncio.gather(*(http.get("/v1/models") for _ in range(200)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 25 + [429] * 175
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    error = refused.json()["error"]
+    assert (error["code"], error["type"]) == ("rate_limit_exceeded", "rate_limit_error")
+    assert "tenant acme may have 25 requests a minute, has 25 and asks for 1 more" in error["message"]
+    assert 1 <= int(refused.headers["retry-after"]) <= 61
+    for answer in answers:
+        assert answer.headers["x-ratelimit-limit-requests"] == "25"
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    left = [int(it.headers["x-ratelimit-remaining-requests"]) for it in answers if it.status_code == 200]
+    assert sorted(left) == list(range(25))
+
+
+async def test_an_answer_tells_what_is_left_of_the_tokens(platform: InProcess, http: httpx.AsyncClient) -> None:
+    await limit(platform, limits=Limits(tokens_per_min=100))
+    body = {"model": MODEL, "prompt": [2, *range(300, 309)], "max_tokens": 30, "temperature": 0}
+    answer = await http.post("/v1/completions", json=body)
+    assert answer.headers["x-ratelimit-limit-tokens"] == "100"
+    assert answer.headers["x-ratelimit-remaining-tokens"] == "60"
+    refused = await http.post("/v1/completions", json=body | {"max_tokens": 91})
+    assert refused.status_code == 429
+    assert "asks for 101 more, which never fits" in refused.json()["error"]["message"]
+    assert refused.headers["x-should-retry"] == "false"
+    assert "retry-after" not in refused.headers
+
+
+async def test_what_was_not_used_is_given_back_and_every_request_leaves_one_record(
+    platform: InProcess, redis_url: str
+) -> None:
+    tenant = limited(Limits(tokens_per_min=100, concurrent_requests=1, token_budget=1000))
+    request = asked(max_tokens=8, num_prompt=10)
+    for _ in range(4):
+        request = asked(max_tokens=8)
+        await generate(platform, tenant, request)
+        await settled(platform, redis_url, 1)
+        await eventually(lambda: not platform.gateway._allowance._unsettled)
+    records = await settled(platform, redis_url, 4)
+    assert [(it.prompt_tokens, it.completion_tokens, it.outcome) for it in records] == [(10, 8, "length")] * 4
+    assert (records[-1].request_id, records[-1].tenant, records[-1].model) == (request.request_id, "limited", MODEL)
+    assert records[-1].kv_byte_seconds > 0
+    assert tenant.standing.tokens is not None
+    assert tenant.standing.tokens.remaining == 100 - 4 * 18
+
+
+async def test_a_cancelled_answer_is_billed_for_what_was_delivered_and_is_free_at_once(
+    platform: InProcess, redis_url: str
+) -> None:
+    tenant = limited(Limits(concurrent_requests=1, tokens_per_min=1000))
+    answer = await platform.gateway.generate(tenant, asked(max_tokens=200))
+    piece = await anext(answer)
+    assert piece.finish_reason is None
+    with pytest.raises(RateLimited, match="may have 1 requests at once, has 1"):
+        await platform.gateway.generate(tenant, asked())
+    await answer.aclose()
+    (record,) = await settled(platform, redis_url, 1)
+    assert record.outcome == "canceled"
+    assert (record.prompt_tokens, 0 < record.completion_tokens < 200) == (10, True)
+    await generate(platform, tenant, asked())
+
+
+async def test_a_request_that_cannot_start_holds_nothing(
+    platform: InProcess, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = limited(Limits(concurrent_requests=1, token_budget=50))
+
+    async def nowhere(self: Dispatch) -> None:
+        raise Unavailable("no decode worker can take it")
+
+    monkeypatch.setattr(Dispatch, "start", nowhere)
+    with pytest.raises(Unavailable):
+        await platform.gateway.generate(tenant, asked(max_tokens=40))
+    (record,) = await settled(platform, redis_url, 1)
+    assert (record.prompt_tokens, record.completion_tokens, record.outcome) == (0, 0, "unavailable")
+    with pytest.raises(Unavailable):  # and is not refused by the limits
+        await platform.gateway.generate(tenant, asked(max_tokens=40))
+
+
+async def test_a_spent_budget_is_another_error(platform: InProcess) -> None:
+    with pytest.raises(QuotaExceeded, match="tokens of its budget") as caught:
+        await platform.gateway.generate(limited(Limits(token_budget=10)), asked())
+    assert caught.value.retry_after_s is None  # 18 never fit into 10
+
+
+async def test_a_key_sees_and_uses_the_models_of_its_list_alone(platform: InProcess, http: httpx.AsyncClient) -> None:
+    made = await platform.access.create_key(KeyRecord("acme", models=("another",)))
+    headers = {"authorization": f"Bearer {made.key}"}
+    assert (await http.get("/v1/models", headers=headers)).json()["data"] == []
+    for path, body in (
+        ("completions", {"prompt": "x"}),
+        ("chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
+    ):
+        refused = await http.post(f"/v1/{path}", json={"model": MODEL, **body}, headers=headers)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_allowed")
+    with pytest.raises(ModelNotAllowed):
+        await platform.gateway.tokenize(Tenant.of(Access(TenantRecord("x", models=()))), MODEL, Prompt(text="x"))
+
+
+async def test_a_disabled_tenant_is_told_so(platform: InProcess, http: httpx.AsyncClient) -> None:
+    await limit(platform, is_disabled=True)
+    refused = await http.get("/v1/models")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
+
+
+async def test_without_redis_limits_refuse_or_hold_a_share_and_what_has_none_goes_on(
+    platform: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowance, tenant = platform.gateway._allowance, limited(Limits(requests_per_min=10, concurrent_requests=2))
+
+    async def away(self: LimitStore, *arguments: object, **options: object) -> None:
+        raise Unavailable("Redis at 10.0.0.1:6379 does not answer")
+
+    monkeypatch.setattr(LimitStore, "_ask", away)
+    with pytest.raises(Unavailable, match=r"^limits cannot be checked now; try again$"):
+        await allowance.count(tenant)
+    await generate(platform, TENANT, asked())
+    monkeypatch.setattr(allowance, "_local", LocalLimits(0.5))
+    for _ in range(5):
+        await allowance.count(tenant)
+    with pytest.raises(RateLimited, match=r"0\.5 of 10 requests a minute, 5 used"):
+        await allowance.count(tenant)
+    answer = await platform.gateway.generate(tenant, asked(max_tokens=100))
+    with pytest.raises(RateLimited, match="at once"):
+        await platform.gateway.generate(tenant, asked())
+    await answer.aclose()
+    await generate(platform, tenant, asked())
+
+
+async def test_usage_waits_for_a_redis_that_is_away(
+    platform: InProcess, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle, num_tries = LimitStore.settle, 0
+
+    async def flaky(self: LimitStore, *arguments: object) -> bool:
+        nonlocal num_tries
+        num_tries += 1
+        if num_tries < 3:
+            raise Unavailable("Redis does not answer")
+        return await settle(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(LimitStore, "settle", flaky)
+    monkeypatch.setattr("gemline.gateway.allowance._RETRY_S", 0.02)
+    await generate(platform, TENANT, asked())
+    assert len(await settled(platform, redis_url, 1)) == 1
+    assert num_tries == 3
