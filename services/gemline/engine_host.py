@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -19,9 +20,12 @@ from gemline.engine.events import StepResult
 from gemline.engine.handover import Handover
 from gemline.engine.loop import EngineThread
 from gemline.engine.options import EngineOptions
+from gemline.engine.requests import EngineRequest
 from gemline.engine_metrics import EngineMetrics
 from gemline.errors import CheckpointError, InternalError
+from gemline.grammar.grammars import Grammars
 from gemline.telemetry import Telemetry
+from gemline.text.tokenizer import Tokenizer
 from gemline.transfer.connection import run_long
 
 T = TypeVar("T")
@@ -58,6 +62,7 @@ class EngineHost:
         self._load = load
         self._engine: Engine | None = None
         self._metrics: EngineMetrics | None = None
+        self._grammars: Grammars | None = None
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self.thread = EngineThread(partial(Engine.load, model_dir, options), self._stepped, options.num_threads)
         # The number of torch's threads belongs to the thread that asks; without a word each would take every core.
@@ -69,6 +74,8 @@ class EngineHost:
         self.thread.start()
         self._engine = await self.thread.ready()
         self._metrics = EngineMetrics(telemetry, self._engine, self._load)
+        config, load = self._engine.config, partial(Tokenizer.load, self._model_dir)
+        self._grammars = Grammars(load, config.vocab_size, config.stop_token_ids)
 
     @property
     def engine(self) -> Engine:
@@ -104,6 +111,19 @@ class EngineHost:
             local_token_bytes=self.engine.token_bytes(LayerKind.LOCAL),
         )
 
+    async def constrained(self, request: EngineRequest) -> EngineRequest:
+        """The request with all that its constraint needs; as it is when it has none.
+
+        Raises InvalidRequest when the constraint cannot be read, Overloaded when too many wait to be compiled.
+        """
+        constraint = request.params.constraint
+        if constraint is None:
+            return request
+        if self._grammars is None:
+            raise InternalError("the engine is not started")
+        given = request.token_ids[request.num_prompt_tokens :]
+        return replace(request, matcher=await self._grammars.matcher(constraint, given))
+
     async def call(self, function: Callable[[Engine], T]) -> T:
         """Runs the function in the engine's thread, between two steps."""
         return await asyncio.wrap_future(self.thread.call(function))
@@ -131,6 +151,8 @@ class EngineHost:
     async def stop(self) -> None:
         """Ends the thread; what it was doing is dropped."""
         self.movers.shutdown(wait=False, cancel_futures=True)
+        if self._grammars is not None:
+            self._grammars.close()
         await asyncio.to_thread(self.thread.stop)
 
     def _stepped(self, result: StepResult) -> None:

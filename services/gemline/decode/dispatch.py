@@ -53,7 +53,7 @@ class Dispatcher:
 
     async def _start(self, request: EngineRequest, request_id: str, traceparent: str) -> None:
         try:
-            await self._remote.run(request, request_id, traceparent)
+            await self._remote.run(await self._host.constrained(request), request_id, traceparent)
         except GemlineError as error:
             self._fail(request.seq_id, error)
         except Exception:

@@ -92,11 +92,16 @@ class RequestTable:
         if self.draining:
             self.fail(live.seq_id, Unavailable("the worker is shutting down"))
             return
+        try:
+            params = sampling_from_proto(message.sampling)
+        except InvalidRequest as error:
+            self.fail(live.seq_id, error)
+            return
         request = EngineRequest(
             seq_id=live.seq_id,
             token_ids=tuple(message.token_ids),
             num_prompt_tokens=message.num_prompt_tokens,
-            params=sampling_from_proto(message.sampling),
+            params=params,
             cache_salt=message.cache_salt,
             num_public_tokens=message.num_public_tokens,
         )
@@ -123,7 +128,7 @@ class RequestTable:
 
     def fail(self, seq_id: int, error: GemlineError) -> None:
         """Ends a request that never reached the engine."""
-        self.emit(failures=(FailureEvent(seq_id, error.code, error.message),))
+        self.emit(failures=(FailureEvent(seq_id, error.code, error.message, error.param),))
 
     def emit(self, tokens: Iterable[TokenEvent] = (), failures: Iterable[FailureEvent] = ()) -> None:
         """Events to their gateways: one message for each gateway that has a request among them."""

@@ -52,7 +52,7 @@ class GatewayStream:
     def add_failure(self, handle: int, failure: FailureEvent) -> None:
         """The end of a request that cannot go on."""
         event = self._events.setdefault(handle, Event(handle=handle))
-        event.error.CopyFrom(Error(code=failure.code, message=failure.message))
+        event.error.CopyFrom(Error(code=failure.code, message=failure.message, param=failure.param or ""))
 
     def discard(self, handle: int) -> None:
         """Forgets what waits for a request that the gateway no longer wants."""

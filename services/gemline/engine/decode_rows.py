@@ -130,7 +130,8 @@ def choice(sequence: Sequence) -> Choice:
 def is_chosen_by_logits(sequence: Sequence) -> bool:
     """Whether its next token hangs on its logits and its `choice` alone, and nothing else is asked for."""
     params = sequence.params
-    return not (params.penalized or params.logit_bias or params.num_logprobs is not None)
+    adjusted = params.penalized or params.logit_bias or sequence.matcher is not None
+    return not (adjusted or params.num_logprobs is not None)
 
 
 def _is_as_wanted(seat: _Seat, wanted: _Wanted | None) -> bool:

@@ -27,7 +27,7 @@ from gemline.engine.runner import Model, Outcome, Runner
 from gemline.engine.sampling import Sampled
 from gemline.engine.scheduler import Budget, Chunk, Plan, has_room, schedule
 from gemline.engine.sequence import Sequence, Status
-from gemline.errors import CheckpointError, InternalError, Overloaded, WorkerLost
+from gemline.errors import CheckpointError, InternalError, InvalidRequest, Overloaded, WorkerLost
 
 __all__ = ["Engine", "EngineOptions", "EngineRequest", "UnknownSequence"]
 
@@ -324,6 +324,8 @@ class Engine:
     def _fail(self, sequence: Sequence, code: str = InternalError.code) -> FailureEvent:
         self.handover.close(sequence.seq_id)
         self._roster.remove(sequence.seq_id, failed=True)
+        if (matcher := sequence.matcher) is not None and matcher.failure is not None:
+            return FailureEvent(sequence.seq_id, InvalidRequest.code, matcher.failure, matcher.param)
         return FailureEvent(sequence.seq_id, code, "this request could not be computed")
 
 

@@ -40,6 +40,7 @@ class FailureEvent:
     seq_id: int
     code: str  # a code of gemline.errors
     message: str
+    param: str | None = None  # the request's field that is at fault
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,7 @@ class EngineThread:
         try:
             engine.add(request)
         except GemlineError as error:
-            self._refused.append(FailureEvent(request.seq_id, error.code, error.message))
+            self._refused.append(FailureEvent(request.seq_id, error.code, error.message, error.param))
         except Exception:
             _log.exception("sequence %d could not be added", request.seq_id)
             self._refused.append(FailureEvent(request.seq_id, InternalError.code, "this request could not be added"))

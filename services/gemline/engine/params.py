@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gemline.engine.constraint import Constraint
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """Every default filled in and every range checked: what the engine needs to choose tokens.
 
-    The order in which they act on a row of (soft-capped) logits: logit_bias, penalties, temperature, min_p, top_k,
-    top_p, then one draw that depends on (seed, position) alone, so that any worker, batch or replay draws the same.
+    The order in which they act on a row of (soft-capped) logits: logit_bias, penalties, the constraint, temperature,
+    min_p, top_k, top_p, then one draw that depends on (seed, position) alone, so that any worker, batch or replay
+    draws the same.
     """
 
     max_tokens: int
@@ -24,6 +27,7 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     stop_token_ids: frozenset[int] = frozenset()  # the model's own end tokens included
     num_logprobs: int | None = None  # None: none; 0: the chosen token's; n: the n likeliest too
+    constraint: Constraint | None = None  # what the answer must look like
 
     @property
     def greedy(self) -> bool:

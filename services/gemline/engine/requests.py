@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from gemline.engine.config import Gemma2Config
+from gemline.engine.constraint import Matcher
 from gemline.engine.params import SamplingParams
 from gemline.errors import ContextLengthExceeded, InvalidRequest
 
@@ -35,6 +36,7 @@ class EngineRequest:
     hold: bool = False  # only prefill, and keep the blocks until cancelled, so that another worker can fetch them
     cache_salt: bytes = b""  # of its tenant, who alone shares blocks with it; empty: nothing is shared
     num_public_tokens: int = 0  # of its first tokens, those of a public prefix: whoever begins so shares their blocks
+    matcher: Matcher | None = None  # of `params.constraint`, behind what was generated; who asks for one brings it
 
 
 def check_request(request: EngineRequest, config: Gemma2Config) -> None:
@@ -48,6 +50,8 @@ def check_request(request: EngineRequest, config: Gemma2Config) -> None:
     _check_ids(request.token_ids, config.vocab_size, "prompt")
     _check_ids(params.logit_bias, config.vocab_size, "logit_bias")
     _check_ranges(params)
+    if params.constraint is not None and request.matcher is None:
+        raise InvalidRequest("this engine reads no constraints", param=params.constraint.param)
     num_generated = len(request.token_ids) - num_prompt
     if params.max_tokens <= num_generated:
         raise InvalidRequest(

@@ -130,4 +130,4 @@ def _sampled(token_id: int | None) -> Sampled | None:
 
 
 def _row(sequence: Sequence) -> SampleRow:
-    return SampleRow(sequence.params, sequence.num_tokens, sequence.history)
+    return SampleRow(sequence.params, sequence.num_tokens, sequence.history, sequence.matcher)

@@ -12,11 +12,13 @@ import torch
 
 from gemline.engine.adjust import bias_, penalize_
 from gemline.engine.blockwise import first_largest
+from gemline.engine.constraint import Matcher
 from gemline.engine.draw import uniform
 from gemline.engine.events import Logprobs
 from gemline.engine.history import History
 from gemline.engine.inversion import invert
 from gemline.engine.logprobs import logprobs
+from gemline.engine.masking import mask_row_
 from gemline.engine.params import SamplingParams
 from gemline.engine.truncation import keep_from_, truncate_
 
@@ -31,11 +33,12 @@ class SampleRow:
     params: SamplingParams
     position: int
     history: History = field(default_factory=History)
+    matcher: Matcher | None = None  # of a constrained answer
 
     @property
     def adjusted(self) -> bool:
         """Whether the model's own logits are changed before the choice."""
-        return self.params.penalized or bool(self.params.logit_bias)
+        return self.params.penalized or bool(self.params.logit_bias) or self.matcher is not None
 
 
 class Sampled(NamedTuple):
@@ -48,15 +51,18 @@ class Sampled(NamedTuple):
 def sample(logits_BV: torch.Tensor, rows: SequenceOf[SampleRow]) -> list[Sampled | None]:
     """One token for each row of float32 logits, which stay as they are.
 
-    None for a row whose maximum is no finite number, as it came or after bias and penalties.
+    None for a row whose maximum is no finite number, as it came or after bias, penalties and constraint.
     """
     token_ids: list[int | None] = [None] * len(rows)
     as_they_came = [index for index, row in enumerate(rows) if not row.adjusted]
     if as_they_came:
         _set(token_ids, as_they_came, _choose(_take(logits_BV, as_they_came), [rows[i] for i in as_they_came]))
-    for indices in _groups([index for index, row in enumerate(rows) if row.adjusted], logits_BV.shape[-1]):
+    groups = _groups([index for index, row in enumerate(rows) if row.adjusted], logits_BV.shape[-1])
+    copy_RV = _room(logits_BV, groups)
+    for indices in groups:
         adjusted = [rows[index] for index in indices]
-        _set(token_ids, indices, _choose(_adjusted(logits_BV[indices], adjusted), adjusted))
+        logits_RV = torch.index_select(logits_BV, 0, torch.tensor(indices), out=copy_RV[: len(indices)])
+        _set(token_ids, indices, _choose(_adjusted(logits_RV, adjusted), adjusted))
     found = _logprobs(logits_BV, token_ids, [row.params.num_logprobs for row in rows])
     return [
         None if token_id is None else Sampled(token_id, found.get(index)) for index, token_id in enumerate(token_ids)
@@ -64,10 +70,13 @@ def sample(logits_BV: torch.Tensor, rows: SequenceOf[SampleRow]) -> list[Sampled
 
 
 def _adjusted(logits_RV: torch.Tensor, rows: SequenceOf[SampleRow]) -> torch.Tensor:
-    """By bias and penalties; changes the logits."""
+    """By bias, penalties and constraints; changes the logits."""
     params = [row.params for row in rows]
     bias_(logits_RV, params)
     penalize_(logits_RV, params, [row.history for row in rows])
+    for logits_V, row in zip(logits_RV, rows, strict=True):
+        if row.matcher is not None:
+            mask_row_(logits_V, row.matcher.mask())
     return logits_RV
 
 
@@ -79,8 +88,7 @@ def _choose(logits_RV: torch.Tensor, rows: SequenceOf[SampleRow]) -> list[int | 
     token_ids = [token_id if usable else None for token_id, usable in zip(likeliest, finite, strict=True)]
     warm = [index for index, row in enumerate(rows) if finite[index] and not row.params.greedy]
     groups = _groups(warm, logits_RV.shape[-1])
-    # One piece of memory for all: a new one each time is zeroed by the system first, which takes as long as the rest.
-    weights_RV = logits_RV.new_empty((len(groups[0]) if groups else 0, logits_RV.shape[-1]))
+    weights_RV = _room(logits_RV, groups)
     for indices in groups:
         scaled_RV = torch.sub(_take(logits_RV, indices), best.values[indices, None], out=weights_RV[: len(indices)])
         _set(token_ids, indices, _draw_(scaled_RV, [rows[index] for index in indices]))
@@ -121,6 +129,12 @@ def _groups(indices: list[int], vocab_size: int) -> list[list[int]]:
     """The rows, as many at a time as the processor's cache holds."""
     at_once = max(1, _ELEMENTS_AT_ONCE // vocab_size)
     return [indices[start : start + at_once] for start in range(0, len(indices), at_once)]
+
+
+def _room(x_BV: torch.Tensor, groups: list[list[int]]) -> torch.Tensor:
+    """One piece of memory for the rows of each group in turn: a new one each time is zeroed by the system first, which
+    takes as long as the rest."""
+    return x_BV.new_empty((len(groups[0]) if groups else 0, x_BV.shape[-1]))
 
 
 def _take(x_BV: torch.Tensor, indices: list[int]) -> torch.Tensor:

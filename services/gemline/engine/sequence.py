@@ -5,6 +5,7 @@ from enum import Enum, auto
 from typing import Self
 
 from gemline.engine.blocks import BlockTable
+from gemline.engine.constraint import Matcher
 from gemline.engine.events import FinishReason
 from gemline.engine.history import History
 from gemline.engine.params import SamplingParams
@@ -41,6 +42,7 @@ class Sequence:
     num_resident: int = 0  # of its tokens, found in this engine's own when it was first admitted
     trail: Trail | None = None  # in the prefix cache; None when it shares nothing
     history: History = field(default_factory=History)  # for penalties alone; empty when there are none
+    matcher: Matcher | None = None  # of a constrained answer
 
     @classmethod
     def begin(cls, request: EngineRequest, arrival: int, block_size: int, trail: Trail | None = None) -> Self:
@@ -61,6 +63,7 @@ class Sequence:
             local_table=BlockTable(block_size),
             trail=trail,
             history=history,
+            matcher=request.matcher,
         )
 
     @property
@@ -87,4 +90,6 @@ class Sequence:
             return FinishReason.STOP
         if len(self.token_ids) - self.num_prompt_tokens >= self.params.max_tokens:
             return FinishReason.LENGTH
+        if self.matcher is not None:
+            self.matcher.advance(token_id)
         return None

@@ -79,7 +79,7 @@ class Calls:
         progress = self._table.begin(seq_id)
         try:
             with traced or nullcontext():
-                self._host.thread.submit(order.request)
+                self._host.thread.submit(await self._host.constrained(order.request))
                 write = partial(self._write, epoch, write)
                 ways = choices(order.offer, self._transports, host_id())
                 outlet = await self._doors.open(order.offer, ways, write)

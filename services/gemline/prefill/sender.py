@@ -68,7 +68,7 @@ class KvSender:
             while True:
                 reached = await progress.next()
                 if isinstance(reached, FailureEvent):
-                    raise from_code(reached.code, reached.message)
+                    raise from_code(reached.code, reached.message, param=reached.param)
                 num_computed, first = reached
                 self._ranges += ranges_of_chunk(self._needed, num_planned, num_computed, self._form.token_bytes)
                 num_planned = num_computed

@@ -3,6 +3,7 @@
 from __future__ import annotations  # an enum's ValueType is in the stubs alone
 
 from gemline import errors
+from gemline.engine.constraint import Constraint, Syntax
 from gemline.engine.events import FinishReason, Logprobs
 from gemline.engine.params import SamplingParams
 from gemline.internal.v1 import decode_pb2, sampling_pb2
@@ -11,6 +12,12 @@ _FINISH_TO_PROTO = {
     FinishReason.STOP: sampling_pb2.FINISH_REASON_STOP,
     FinishReason.LENGTH: sampling_pb2.FINISH_REASON_LENGTH,
 }
+_SYNTAX_TO_PROTO = {
+    Syntax.JSON_SCHEMA: sampling_pb2.SYNTAX_JSON_SCHEMA,
+    Syntax.REGEX: sampling_pb2.SYNTAX_REGEX,
+    Syntax.GRAMMAR: sampling_pb2.SYNTAX_GRAMMAR,
+}
+_SYNTAX_FROM_PROTO = {message: syntax for syntax, message in _SYNTAX_TO_PROTO.items()}
 _FINISH_FROM_PROTO = {message: reason for reason, message in _FINISH_TO_PROTO.items()}
 
 
@@ -29,6 +36,7 @@ def sampling_to_proto(params: SamplingParams) -> sampling_pb2.SamplingParams:
         logit_bias=params.logit_bias,
         stop_token_ids=sorted(params.stop_token_ids),
         num_logprobs=params.num_logprobs,
+        constraint=None if params.constraint is None else _constraint_to_proto(params.constraint),
     )
 
 
@@ -47,7 +55,25 @@ def sampling_from_proto(message: sampling_pb2.SamplingParams) -> SamplingParams:
         logit_bias=dict(message.logit_bias),
         stop_token_ids=frozenset(message.stop_token_ids),
         num_logprobs=message.num_logprobs if message.HasField("num_logprobs") else None,
+        constraint=_constraint_from_proto(message.constraint) if message.HasField("constraint") else None,
     )
+
+
+def _constraint_to_proto(constraint: Constraint) -> sampling_pb2.Constraint:
+    return sampling_pb2.Constraint(
+        syntax=_SYNTAX_TO_PROTO[constraint.syntax],
+        text=constraint.text,
+        param=constraint.param,
+        lenient=constraint.lenient,
+    )
+
+
+def _constraint_from_proto(message: sampling_pb2.Constraint) -> Constraint:
+    """Raises InvalidRequest for a syntax that only a newer gateway knows."""
+    syntax = _SYNTAX_FROM_PROTO.get(message.syntax)
+    if syntax is None:
+        raise errors.InvalidRequest(f"this worker knows no constraint of kind {message.syntax}", param=message.param)
+    return Constraint(syntax, message.text, message.param, message.lenient)
 
 
 def logprobs_to_proto(logprobs: Logprobs) -> sampling_pb2.Logprobs:
@@ -76,4 +102,4 @@ def finish_from_proto(value: sampling_pb2.FinishReason.ValueType) -> FinishReaso
 
 def error_from_proto(message: decode_pb2.Error) -> errors.GemlineError:
     """The error that ended a request."""
-    return errors.from_code(message.code, message.message)
+    return errors.from_code(message.code, message.message, param=message.param or None)

@@ -21,6 +21,32 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Syntax:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SyntaxEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Syntax.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SYNTAX_UNSPECIFIED: _Syntax.ValueType  # 0
+    SYNTAX_JSON_SCHEMA: _Syntax.ValueType  # 1
+    """SYNTAX_JSON_SCHEMA: a JSON schema; the answer is a JSON value that it accepts."""
+    SYNTAX_REGEX: _Syntax.ValueType  # 2
+    """SYNTAX_REGEX: a regular expression that the whole answer matches."""
+    SYNTAX_GRAMMAR: _Syntax.ValueType  # 3
+    """SYNTAX_GRAMMAR: a grammar in Lark's syntax, as llguidance reads it."""
+
+class Syntax(_Syntax, metaclass=_SyntaxEnumTypeWrapper):
+    """Syntax is the language that a constraint is written in."""
+
+SYNTAX_UNSPECIFIED: Syntax.ValueType  # 0
+SYNTAX_JSON_SCHEMA: Syntax.ValueType  # 1
+"""SYNTAX_JSON_SCHEMA: a JSON schema; the answer is a JSON value that it accepts."""
+SYNTAX_REGEX: Syntax.ValueType  # 2
+"""SYNTAX_REGEX: a regular expression that the whole answer matches."""
+SYNTAX_GRAMMAR: Syntax.ValueType  # 3
+"""SYNTAX_GRAMMAR: a grammar in Lark's syntax, as llguidance reads it."""
+Global___Syntax: _TypeAlias = Syntax  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -81,6 +107,7 @@ class SamplingParams(_message.Message):
     LOGIT_BIAS_FIELD_NUMBER: _builtins.int
     STOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     NUM_LOGPROBS_FIELD_NUMBER: _builtins.int
+    CONSTRAINT_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """max_tokens to generate, >= 1."""
     temperature: _builtins.float
@@ -109,6 +136,10 @@ class SamplingParams(_message.Message):
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """stop_token_ids end the sequence, the model's own end tokens included unless they are ignored."""
 
+    @_builtins.property
+    def constraint(self) -> Global___Constraint:
+        """constraint that the answer follows; without one it is free."""
+
     def __init__(
         self,
         *,
@@ -124,16 +155,51 @@ class SamplingParams(_message.Message):
         logit_bias: _abc.Mapping[_builtins.int, _builtins.float] | None = ...,
         stop_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         num_logprobs: _builtins.int | None = ...,
+        constraint: Global___Constraint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_logprobs", b"_num_logprobs", "num_logprobs", b"num_logprobs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_logprobs", b"_num_logprobs", "constraint", b"constraint", "num_logprobs", b"num_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_logprobs", b"_num_logprobs", "frequency_penalty", b"frequency_penalty", "logit_bias", b"logit_bias", "max_tokens", b"max_tokens", "min_p", b"min_p", "num_logprobs", b"num_logprobs", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_logprobs", b"_num_logprobs", "constraint", b"constraint", "frequency_penalty", b"frequency_penalty", "logit_bias", b"logit_bias", "max_tokens", b"max_tokens", "min_p", b"min_p", "num_logprobs", b"num_logprobs", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__num_logprobs: _TypeAlias = _typing.Literal["num_logprobs"]  # noqa: Y015
     _WhichOneofArgType__num_logprobs: _TypeAlias = _typing.Literal["_num_logprobs", b"_num_logprobs"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_logprobs) -> _WhichOneofReturnType__num_logprobs | None: ...
 
 Global___SamplingParams: _TypeAlias = SamplingParams  # noqa: Y015
+
+@_typing.final
+class Constraint(_message.Message):
+    """Constraint mirrors gemline.engine.constraint.Constraint. The worker compiles it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SYNTAX_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    PARAM_FIELD_NUMBER: _builtins.int
+    LENIENT_FIELD_NUMBER: _builtins.int
+    syntax: Global___Syntax.ValueType
+    """syntax of the text."""
+    text: _builtins.str
+    """text as the user wrote it."""
+    param: _builtins.str
+    """param is the request's field it came from, for errors."""
+    lenient: _builtins.bool
+    """lenient: keywords of a schema that are not understood are passed over."""
+    def __init__(
+        self,
+        *,
+        syntax: Global___Syntax.ValueType = ...,
+        text: _builtins.str = ...,
+        param: _builtins.str = ...,
+        lenient: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lenient", b"lenient", "param", b"param", "syntax", b"syntax", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Constraint: _TypeAlias = Constraint  # noqa: Y015
 
 @_typing.final
 class Logprobs(_message.Message):

@@ -1,0 +1,1 @@
+"""Constraints compiled by llguidance, and the matchers that follow an answer through them."""
