@@ -30,12 +30,12 @@ _SHARES: dict[Callable[[Talk], Exchange], float] = {
     objects.a_capital: 1.5,
     objects.a_sum: 1.5,
     objects.a_list: 1.5,
-    copying.repeat: 8,
+    copying.repeat: 10,
 }
 _FOLLOWS = (sums.follow_up, capitals.and_of)  # make sense behind a question of their kind only
 _LENGTHS = (1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 6)
 _NEEDLE_SHARE, _LONG_TALK_SHARE, _DRILL_SHARE = 0.055, 0.02, 0.15
-_LONGEST_TEXT = ((0.2, 180), (0.4, 440), (0.65, 900), (1.0, 1850))  # up to that progress, so many tokens
+_LONGEST_TEXT = ((0.3, 180), (0.65, 300), (0.85, 700), (1.0, 1850))  # up to that progress, so many tokens
 
 
 def conversation(random: Random, progress: float, *, held_out: bool) -> list[Exchange]:
