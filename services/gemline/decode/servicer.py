@@ -7,6 +7,7 @@ import grpc.aio
 
 from gemline.decode.requests import RequestTable
 from gemline.decode.streams import GatewayStream
+from gemline.engine.options import EngineOptions
 from gemline.errors import InvalidRequest, StaleEpoch
 from gemline.internal.v1.decode_pb2 import AttachRequest, AttachResponse, Ready
 from gemline.internal.v1.decode_pb2_grpc import DecodeServicer
@@ -17,11 +18,11 @@ AttachContext = grpc.aio.ServicerContext[AttachRequest, AttachResponse]
 class Servicer(DecodeServicer):
     """`epoch` gives the worker's present life; a gateway that means another one is refused."""
 
-    def __init__(self, table: RequestTable, epoch: Callable[[], int], block_size: int) -> None:
-        """`block_size` is of the engine, in tokens."""
+    def __init__(self, table: RequestTable, epoch: Callable[[], int], options: EngineOptions) -> None:
+        """`options` are of the engine, as it took them."""
         self._table = table
         self._epoch = epoch
-        self._block_size = block_size
+        self._options = options
 
     async def Attach(  # type: ignore[override] # the stub cannot say that the context is grpc.aio's
         self, request_iterator: AsyncIterator[AttachRequest], context: AttachContext
@@ -64,6 +65,13 @@ class Servicer(DecodeServicer):
                     continue
 
     async def _write(self, stream: GatewayStream, context: AttachContext) -> None:
-        await context.write(AttachResponse(ready=Ready(epoch=self._epoch(), block_size=self._block_size)))
+        options = self._options
+        ready = Ready(
+            epoch=self._epoch(),
+            block_size=options.block_size,
+            max_running=options.max_running,
+            max_batch_tokens=options.max_batch_tokens,
+        )
+        await context.write(AttachResponse(ready=ready))
         while True:
             await context.write(await stream.take())

@@ -86,7 +86,7 @@ class DecodeWorker:
     def register(self, server: grpc.aio.Server) -> None:
         """Adds the Decode service."""
         add_DecodeServicer_to_server(
-            Servicer(self._requests, lambda: self._epoch, self._host.engine.options.block_size), server
+            Servicer(self._requests, lambda: self._epoch, self._host.engine.options), server
         )
 
     def epoch_changed(self, epoch: int) -> None:

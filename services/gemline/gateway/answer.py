@@ -4,7 +4,8 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from gemline.errors import GemlineError, InternalError
-from gemline.gateway.allowance import Claim, Ended
+from gemline.gateway.account import Account
+from gemline.gateway.allowance import Ended
 from gemline.gateway.assemble import Assembler
 from gemline.gateway.inbox import Delivery
 from gemline.gateway.metrics import CANCELED, Observation
@@ -35,14 +36,14 @@ class Answer:
         source: Source,
         assembler: Assembler,
         observation: Observation,
-        claim: Claim,
+        account: Account,
     ) -> None:
         self.request_id = request_id
         self.prompt_tokens = prompt_tokens
         self._source = source
         self._assembler = assembler
         self._observation = observation
-        self._claim = claim
+        self._account = account
         self._is_open = True
 
     def __aiter__(self) -> Self:
@@ -61,6 +62,7 @@ class Answer:
                 raise
             if delivery.token_ids:
                 self._observation.delivered(len(delivery.token_ids))
+                self._account.delivered(len(delivery.token_ids))
             if piece is not None:
                 if piece.finish_reason is not None:
                     self._end(piece.finish_reason)
@@ -84,7 +86,7 @@ class Answer:
             self._is_open = False
             self._source.cancel()  # a stop string ends the answer while the worker goes on
             self._observation.end(outcome, error)
-            self._claim.settle(self._ended(outcome))
+            self._account.end(self._ended(outcome))
 
     def _ended(self, outcome: str) -> Ended:
         """What is billed: nothing where we failed before the first token, else the prompt and what was delivered."""

@@ -20,6 +20,7 @@ class Attached:
         self._last_handle = 0
         self._outgoing: asyncio.Queue[decode_pb2.AttachRequest | None] = asyncio.Queue()
         self._broken_by: Reason | None = None
+        self._pending: dict[int, int] = {}  # tokens of the prompts that have no first token yet, by handle
         self.num_reported = 0  # sequences running and waiting there, as the last step said
         self.num_submitted = 0  # by us, since then
         self.reported_at_s = float("-inf")  # of the monotonic clock
@@ -28,6 +29,11 @@ class Attached:
     def num_in_flight(self) -> int:
         """Requests that have not ended."""
         return len(self._inboxes)
+
+    @property
+    def num_pending_tokens(self) -> int:
+        """Of our prompts there that have no first token yet."""
+        return sum(self._pending.values())
 
     @property
     def expects_tokens(self) -> bool:
@@ -50,12 +56,14 @@ class Attached:
         submit.handle = handle = self._new_handle()
         inbox = self._inboxes[handle] = Inbox(lambda: self._cancel(handle))
         self.num_submitted += 1
+        self._pending[handle] = len(submit.token_ids)
         self._outgoing.put_nowait(decode_pb2.AttachRequest(submit=submit))
         return inbox
 
     def on_step(self, step: decode_pb2.Step) -> None:
         """Hand a step's tokens to their readers. What comes for a request that was canceled is dropped."""
         for event in step.events:
+            self._pending.pop(event.handle, None)
             inbox = self._inboxes.get(event.handle)
             if inbox is not None and inbox.deliver(event):
                 del self._inboxes[event.handle]
@@ -65,6 +73,7 @@ class Attached:
     def on_break(self, reason: Reason) -> None:
         """The stream is gone, and with it every request on it; what still comes on it is nobody's."""
         self._broken_by = reason
+        self._pending.clear()
         self._outgoing.put_nowait(None)
         inboxes, self._inboxes = self._inboxes, {}
         for inbox in inboxes.values():
@@ -78,5 +87,6 @@ class Attached:
         return handle
 
     def _cancel(self, handle: int) -> None:
+        self._pending.pop(handle, None)
         if self._inboxes.pop(handle, None) is not None:
             self._outgoing.put_nowait(decode_pb2.AttachRequest(cancel=decode_pb2.Cancel(handle=handle)))

@@ -12,12 +12,14 @@ from gemline.cluster.records import ModelCard, Role
 from gemline.cluster.sessions import SessionStore
 from gemline.cluster.workers import WorkersView
 from gemline.errors import Forbidden, GemlineError, InternalError, ModelNotAllowed, Unauthenticated, Unavailable
+from gemline.gateway.account import Account
 from gemline.gateway.allowance import Allowance, Ended
 from gemline.gateway.answer import Answer, Source
 from gemline.gateway.assemble import Assembler
 from gemline.gateway.catalog import Catalog
 from gemline.gateway.dispatch import Dispatch, Ground
 from gemline.gateway.encoder import Encoder, prompt_param
+from gemline.gateway.fair_queue import FairQueue
 from gemline.gateway.kv_layout import kv_layout
 from gemline.gateway.links import Links
 from gemline.gateway.metrics import CANCELED, GatewayMetrics, Observation
@@ -82,6 +84,10 @@ class Gateway:
             open_channel,
             settings.connect_timeout_s,
             silence_timeout_s=settings.silence_timeout_s,
+            on_change=lambda: self._queue.kick(),
+        )
+        self._queue = FairQueue(
+            lambda asking, is_first: self._links.has_room(asking.model, asking.num_tokens, is_first=is_first)
         )
         self._ground = Ground(self._links, Suspects(), Quarantine(settings.quarantine_s), settings.resume_timeout_s)
         self._workers = TokenizationWorkers(view, open_channel)
@@ -221,19 +227,39 @@ class Gateway:
             owner=request.owner,
             on_hit=observation.hit,
         )
-        num_tokens = len(token_ids) + sampling.max_tokens
-        claim = await self._allowance.reserve(tenant, request.request_id, card.model_id, num_tokens, kv_layout(card))
-        try:
-            await dispatch.start()
-        except BaseException as error:
-            claim.settle(Ended(error.code if isinstance(error, GemlineError) else CANCELED))
-            raise
+        account = await self._start(tenant, request, card, dispatch, len(token_ids), sampling.max_tokens)
         observation.begun(len(token_ids))
         assembler = Assembler(tokenizer, request.sampling.stop, len(token_ids))
         source: Source = dispatch
         if recording is not None:
             source = recording.begin(dispatch, token_ids, sampling.stop_token_ids, tokenizer)
-        return Answer(request.request_id, len(token_ids), source, assembler, observation, claim)
+        return Answer(request.request_id, len(token_ids), source, assembler, observation, account)
+
+    async def _start(
+        self,
+        tenant: Tenant,
+        request: GenerationRequest,
+        card: ModelCard,
+        dispatch: Dispatch,
+        num_prompt_tokens: int,
+        max_tokens: int,
+    ) -> Account:
+        """Within the limits, when it is its turn, to a worker. What does not get so far holds nothing afterwards."""
+        most = num_prompt_tokens + max_tokens
+        claim = await self._allowance.reserve(tenant, request.request_id, card.model_id, most, kv_layout(card))
+        try:
+            asking = tenant.asking(card.model_id, num_prompt_tokens, request.band, request.timeout_s)
+            ticket = await self._queue.admit(asking)
+            try:
+                await dispatch.start()
+            except BaseException:
+                ticket.end()
+                raise
+        except BaseException as error:
+            claim.settle(Ended(error.code if isinstance(error, GemlineError) else CANCELED))
+            raise
+        ticket.sent()
+        return Account(claim, ticket)
 
     def _follow(self) -> None:
         if not self._is_running:  # the view may outlive us

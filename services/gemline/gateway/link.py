@@ -16,7 +16,7 @@ from gemline.gateway.attached import Attached
 from gemline.gateway.inbox import Inbox
 from gemline.gateway.moves import Reason, reason_of_break
 from gemline.gateway.residency import ResidencyIndex, names_of
-from gemline.gateway.routing import UNLIMITED, Candidate, Life
+from gemline.gateway.routing import UNLIMITED, Candidate, Life, has_room
 from gemline.gateway.silence import falls_silent
 from gemline.gateway.tasks import is_task_canceled
 from gemline.internal.v1 import decode_pb2
@@ -29,6 +29,10 @@ PROBE_TIMEOUT_S = 1.0
 MIN_BACKOFF_S, MAX_BACKOFF_S = 0.05, 1.0
 # What a step says of the load is newer than the lease, which is renewed every 2 s, for this long.
 LOAD_FRESH_S = 2.5
+# Of a worker's places, one in so many is kept for tenants that have nothing running.
+_KEPT_SHARE = 8
+# Prompts are sent ahead for so many steps: enough that an engine never waits for one, and no more, for they wait there.
+_BATCHES_AHEAD = 2
 
 OpenChannel = Callable[[str], grpc.aio.Channel]
 
@@ -43,14 +47,17 @@ class DecodeLink:
         open_channel: OpenChannel,
         silence_timeout_s: float,
         resident: ResidencyIndex[Candidate] | None = None,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        """What the worker says of its prefix cache goes into `resident`."""
+        """What the worker says of its prefix cache goes into `resident`; `on_change` hears that it may have room."""
         self.record = record
         self._resident = resident
         self._candidate = Candidate(Life(record.worker_id, record.epoch))
         self._gateway_id = gateway_id
         self._open_channel = open_channel
         self._silence_timeout_s = silence_timeout_s
+        self._on_change = on_change
+        self._max_running = self._max_batch_tokens = 0  # as it says; 0: not yet
         self._backoff_s = MIN_BACKOFF_S  # before the stream is opened again
         self._attached: Attached | None = None
         self._channel: grpc.aio.Channel | None = None
@@ -72,6 +79,10 @@ class DecodeLink:
         """This gateway's requests on the worker."""
         return 0 if self._attached is None else self._attached.num_in_flight
 
+    def is_life(self, life: Life | None) -> bool:
+        """Whether it is to that life of a worker."""
+        return self._candidate.life == life
+
     async def wait_standing(self) -> None:
         """Return once the stream stands."""
         await self._standing.wait()
@@ -86,6 +97,20 @@ class DecodeLink:
         # What we sent since the report counts, or a burst would go to one worker.
         self._candidate.load = max(self.num_in_flight, num_reported + num_submitted)
         return self._candidate
+
+    def has_room(self, num_tokens: int, window: int, *, is_first: bool) -> bool:
+        """Whether a prompt of so many tokens would begin soon there, instead of waiting.
+
+        A few places are for tenants that have nothing running (`is_first`): a flood does not shut others out.
+        """
+        attached, candidate = self._attached, self.candidate()
+        if attached is None or not candidate.load or not self._max_running:
+            return attached is not None
+        kept = 0 if is_first else self._max_running // _KEPT_SHARE
+        pending = attached.num_pending_tokens
+        if candidate.load >= self._max_running - kept or pending >= _BATCHES_AHEAD * self._max_batch_tokens:
+            return False
+        return has_room(candidate, num_tokens + pending, window)
 
     def submit(self, submit: decode_pb2.Submit) -> Inbox:
         """Send a request; raises Unavailable when the stream does not stand."""
@@ -130,6 +155,7 @@ class DecodeLink:
             await self._expect_ready(responses)
             self._attached, self._channel = attached, channel
             self._standing.set()
+            self._on_change()
             self._backoff_s = MIN_BACKOFF_S
             reason = Reason.LOST
             try:
@@ -139,6 +165,7 @@ class DecodeLink:
                 self._standing.clear()
                 self._forget()
                 attached.on_break(reason)
+                self._on_change()
 
     async def _expect_ready(self, responses: AsyncIterator[decode_pb2.AttachResponse]) -> None:
         async with asyncio.timeout(HELLO_TIMEOUT_S):
@@ -148,6 +175,7 @@ class DecodeLink:
         if first.ready.epoch != self.record.epoch:
             raise StaleEpoch(f"it answers for epoch {first.ready.epoch}, not {self.record.epoch}")
         self._candidate.block_size = first.ready.block_size or 1
+        self._max_running, self._max_batch_tokens = first.ready.max_running, first.ready.max_batch_tokens
 
     def _note(self, step: decode_pb2.Step) -> None:
         """Before its tokens are handed on: whoever asks because of them finds it known."""
@@ -183,6 +211,7 @@ class DecodeLink:
             async for response in responses:
                 self._note(response.step)
                 attached.on_step(response.step)
+                self._on_change()
         except Exception as error:
             broken_by = error
         reason = reason_of_break(broken_by, is_draining=self.record.state is State.DRAINING)

@@ -1,7 +1,7 @@
 """The streams to all decode workers: follows the workers that come and go, and sends each request to one of them."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from gemline.cluster.records import ModelCard, WorkerRecord
@@ -40,13 +40,18 @@ class Links:
         connect_timeout_s: float,
         linger_s: float = LINGER_S,
         silence_timeout_s: float = SILENCE_TIMEOUT_S,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        """`silence_timeout_s`: a worker of which no step is heard for so long, while tokens are due, is given up."""
+        """`silence_timeout_s`: a worker of which no step is heard for so long, while tokens are due, is given up.
+
+        `on_change` hears whenever a worker may have more room than before.
+        """
         self._gateway_id = gateway_id
         self._open_channel = open_channel
         self._connect_timeout_s = connect_timeout_s
         self._linger_s = linger_s
         self._silence_timeout_s = silence_timeout_s
+        self._on_change = on_change
         self.is_closed = False
         self._links: dict[tuple[str, int], DecodeLink] = {}
         self._resident: ResidencyIndex[Candidate] = ResidencyIndex()
@@ -62,7 +67,12 @@ class Links:
                 self._links[life].record = record
             else:
                 self._links[life] = DecodeLink(
-                    record, self._gateway_id, self._open_channel, self._silence_timeout_s, self._resident
+                    record,
+                    self._gateway_id,
+                    self._open_channel,
+                    self._silence_timeout_s,
+                    self._resident,
+                    self._on_change,
                 )
 
     async def stop(self) -> None:
@@ -73,6 +83,15 @@ class Links:
         links = [*self._links.values(), *self._leaving]
         self._links.clear()
         await asyncio.gather(*(link.stop() for link in links))
+
+    def has_room(self, model_id: str, num_tokens: int, *, is_first: bool) -> bool:
+        """Whether a worker of the model would begin soon with a prompt of so many tokens.
+
+        True also while no worker takes requests: to wait for one is not a matter of whose turn it is. `is_first`: of a
+        tenant that has nothing running.
+        """
+        links = [it for it in self._links.values() if it.record.model.model_id == model_id and it.takes_requests]
+        return not links or any(it.has_room(num_tokens, _window(it.record.model), is_first=is_first) for it in links)
 
     def can_serve(self, card: ModelCard) -> bool:
         """Whether a request for the model could be sent now."""
@@ -104,7 +123,10 @@ class Links:
         self, card: ModelCard, submit: decode_pb2.Submit, avoid: Collection[str], owner: Life | None
     ) -> tuple[DecodeLink, int]:
         """And how many tokens are expected to be found there."""
-        links = {link.candidate(): link for link in self._open_links(card, avoid).values()}
+        open_links = self._open_links(card, avoid).values()
+        num_tokens, window = len(submit.token_ids), _window(card)
+        roomy = [it for it in open_links if it.has_room(num_tokens, window, is_first=True) or it.is_life(owner)]
+        links = {link.candidate(): link for link in roomy or open_links}
         hits: dict[Candidate, int] = {}
         names = PrefixNames(card.revision, submit.cache_salt, submit.num_public_tokens, submit.token_ids)
         for block_size in {candidate.block_size for candidate in links}:
@@ -112,7 +134,7 @@ class Links:
                 if candidate in links and candidate.block_size == block_size:
                     hits[candidate] = num_blocks * block_size
         owning = next((candidate for candidate in links if candidate.life == owner), None)
-        wish = Wish(submit.request_id, len(submit.token_ids), card.window or card.context_length, owning)
+        wish = Wish(submit.request_id, num_tokens, window, owning)
         route = choose(list(links), wish, hits)
         if route is None:
             raise Unavailable(f"no decode worker can take a request for model {card.model_id} now; try again")
@@ -155,3 +177,8 @@ class Links:
 
     def _is_back(self, link: DecodeLink) -> bool:
         return any(worker_id == link.record.worker_id for worker_id, _ in self._links)
+
+
+def _window(card: ModelCard) -> int:
+    """Positions that local layers keep."""
+    return card.window or card.context_length

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from gemline.cluster.access import Access
+from gemline.cluster.access import BANDS, Access, Band, TenantRecord
 from gemline.cluster.limits import Scope
+from gemline.gateway.fair_queue import Asking
 from gemline.gateway.routing import Life
 from gemline.gateway.standing import Standing
 
@@ -30,6 +31,12 @@ class Tenant:
     def scopes(self) -> tuple[Scope, ...]:
         """All that limits it."""
         return () if self.access is None else self.access.scopes
+
+    def asking(self, model_id: str, num_tokens: int, band: Band | None, timeout_s: float | None) -> Asking:
+        """A request of it for its turn; it may be less urgent than the tenant is allowed to be, and not more."""
+        record = self.access.tenant if self.access is not None else TenantRecord(self.tenant_id)
+        allowed = max(BANDS.index(record.band), BANDS.index(band or record.band))
+        return Asking(self.tenant_id, model_id, num_tokens, record.weight, BANDS[allowed], timeout_s)
 
     def allows(self, model_id: str) -> bool:
         """Whether it may use the model."""
@@ -87,6 +94,8 @@ class GenerationRequest:
     model: str
     prompt: Prompt
     sampling: SamplingOptions
+    band: Band | None = None  # how urgent it is; None: as its tenant is by itself
+    timeout_s: float | None = None  # of the caller's patience
     owner: Life | None = None  # the worker that has the keys and values of what came before, if any does
 
 

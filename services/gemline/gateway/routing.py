@@ -58,16 +58,18 @@ def choose(candidates: Sequence[Candidate], wish: Wish, hit_tokens: Mapping[Cand
     least = min([candidate.load for candidate in candidates])
     idlest = [candidate for candidate in candidates if candidate.load == least]
     start = crc32(wish.request_id.encode()) % len(idlest)
-    idle = next((c for c in (*idlest[start:], *idlest[:start]) if _has_room(c, wish)), None)
+    idle = next((c for c in (*idlest[start:], *idlest[:start]) if has_room(c, wish.num_tokens, wish.window)), None)
     if idle is None:
-        with_room = [candidate for candidate in candidates if _has_room(candidate, wish)]
+        with_room = [candidate for candidate in candidates if has_room(candidate, wish.num_tokens, wish.window)]
         if with_room:
-            return choose(with_room, wish, {c: num for c, num in hit_tokens.items() if _has_room(c, wish)})
+            return choose(
+                with_room, wish, {c: num for c, num in hit_tokens.items() if has_room(c, wish.num_tokens, wish.window)}
+            )
         return Route(idlest[start], hit_tokens.get(idlest[start], 0))  # it will wait there
     owner = wish.owner
-    if owner is not None and owner.load <= least + MOST_AHEAD and _has_room(owner, wish):
+    if owner is not None and owner.load <= least + MOST_AHEAD and has_room(owner, wish.num_tokens, wish.window):
         return Route(owner, hit_tokens.get(owner, 0))
-    likely = [candidate for candidate in hit_tokens if _has_room(candidate, wish)]
+    likely = [candidate for candidate in hit_tokens if has_room(candidate, wish.num_tokens, wish.window)]
     best = min((*likely, idle), key=lambda candidate: _work(candidate, hit_tokens))
     return Route(best, hit_tokens.get(best, 0))
 
@@ -78,8 +80,8 @@ def _work(candidate: Candidate, hit_tokens: Mapping[Candidate, int]) -> tuple[in
     return TOKENS_PER_SEQUENCE * candidate.load - num_hit, -num_hit
 
 
-def _has_room(candidate: Candidate, wish: Wish) -> bool:
-    """For all blocks of the prompt: those that it would find there are counted as free, too."""
-    num_blocks = num_blocks_for(wish.num_tokens + 1, candidate.block_size)
-    num_local = min(num_blocks, num_blocks_for(wish.window, candidate.block_size) + 1)
+def has_room(candidate: Candidate, num_tokens: int, window: int) -> bool:
+    """For all blocks of a prompt: those that it would find there are counted as free, too."""
+    num_blocks = num_blocks_for(num_tokens + 1, candidate.block_size)
+    num_local = min(num_blocks, num_blocks_for(window, candidate.block_size) + 1)
     return num_blocks <= candidate.free.num_global and num_local <= candidate.free.num_local

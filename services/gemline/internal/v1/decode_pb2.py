@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from gemline.internal.v1 import sampling_pb2 as gemline_dot_internal_dot_v1_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n gemline/internal/v1/decode.proto\x12\x13gemline.internal.v1\x1a\"gemline/internal/v1/sampling.proto\"\xa2\x01\n\rAttachRequest\x12+\n\x05hello\x18\x01 \x01(\x0b\x32\x1a.gemline.internal.v1.HelloH\x00\x12-\n\x06submit\x18\x02 \x01(\x0b\x32\x1b.gemline.internal.v1.SubmitH\x00\x12-\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x1b.gemline.internal.v1.CancelH\x00\x42\x06\n\x04kind\"*\n\x05Hello\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\xd7\x01\n\x06Submit\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x19\n\x11num_prompt_tokens\x18\x04 \x01(\r\x12\x35\n\x08sampling\x18\x05 \x01(\x0b\x32#.gemline.internal.v1.SamplingParams\x12\x15\n\rtrace_context\x18\x06 \x01(\t\x12\x12\n\ncache_salt\x18\x07 \x01(\x0c\x12\x19\n\x11num_public_tokens\x18\x08 \x01(\r\"\x18\n\x06\x43\x61ncel\x12\x0e\n\x06handle\x18\x01 \x01(\r\"p\n\x0e\x41ttachResponse\x12+\n\x05ready\x18\x01 \x01(\x0b\x32\x1a.gemline.internal.v1.ReadyH\x00\x12)\n\x04step\x18\x02 \x01(\x0b\x32\x19.gemline.internal.v1.StepH\x00\x42\x06\n\x04kind\"*\n\x05Ready\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x12\n\nblock_size\x18\x02 \x01(\r\"\xbe\x01\n\x04Step\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.gemline.internal.v1.Event\x12\x13\n\x0bnum_running\x18\x02 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x03 \x01(\r\x12\x31\n\tresidency\x18\x04 \x01(\x0b\x32\x1e.gemline.internal.v1.Residency\x12-\n\x04\x66ree\x18\x05 \x01(\x0b\x32\x1f.gemline.internal.v1.FreeBlocks\"3\n\nFreeBlocks\x12\x12\n\nnum_global\x18\x01 \x01(\r\x12\x11\n\tnum_local\x18\x02 \x01(\r\"+\n\tResidency\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\x0c\x12\x0f\n\x07removed\x18\x02 \x01(\x0c\"\xf8\x01\n\x05\x45vent\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12/\n\x08logprobs\x18\x03 \x03(\x0b\x32\x1d.gemline.internal.v1.Logprobs\x12\x38\n\rfinish_reason\x18\x04 \x01(\x0e\x32!.gemline.internal.v1.FinishReason\x12)\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x1a.gemline.internal.v1.Error\x12\x19\n\x11num_cached_tokens\x18\x06 \x01(\r\x12\x1b\n\x13num_resident_tokens\x18\x07 \x01(\r\"5\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05param\x18\x03 \x01(\t2_\n\x06\x44\x65\x63ode\x12U\n\x06\x41ttach\x12\".gemline.internal.v1.AttachRequest\x1a#.gemline.internal.v1.AttachResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n gemline/internal/v1/decode.proto\x12\x13gemline.internal.v1\x1a\"gemline/internal/v1/sampling.proto\"\xa2\x01\n\rAttachRequest\x12+\n\x05hello\x18\x01 \x01(\x0b\x32\x1a.gemline.internal.v1.HelloH\x00\x12-\n\x06submit\x18\x02 \x01(\x0b\x32\x1b.gemline.internal.v1.SubmitH\x00\x12-\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x1b.gemline.internal.v1.CancelH\x00\x42\x06\n\x04kind\"*\n\x05Hello\x12\x12\n\ngateway_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\xd7\x01\n\x06Submit\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x19\n\x11num_prompt_tokens\x18\x04 \x01(\r\x12\x35\n\x08sampling\x18\x05 \x01(\x0b\x32#.gemline.internal.v1.SamplingParams\x12\x15\n\rtrace_context\x18\x06 \x01(\t\x12\x12\n\ncache_salt\x18\x07 \x01(\x0c\x12\x19\n\x11num_public_tokens\x18\x08 \x01(\r\"\x18\n\x06\x43\x61ncel\x12\x0e\n\x06handle\x18\x01 \x01(\r\"p\n\x0e\x41ttachResponse\x12+\n\x05ready\x18\x01 \x01(\x0b\x32\x1a.gemline.internal.v1.ReadyH\x00\x12)\n\x04step\x18\x02 \x01(\x0b\x32\x19.gemline.internal.v1.StepH\x00\x42\x06\n\x04kind\"Y\n\x05Ready\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x12\n\nblock_size\x18\x02 \x01(\r\x12\x13\n\x0bmax_running\x18\x03 \x01(\r\x12\x18\n\x10max_batch_tokens\x18\x04 \x01(\r\"\xbe\x01\n\x04Step\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.gemline.internal.v1.Event\x12\x13\n\x0bnum_running\x18\x02 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x03 \x01(\r\x12\x31\n\tresidency\x18\x04 \x01(\x0b\x32\x1e.gemline.internal.v1.Residency\x12-\n\x04\x66ree\x18\x05 \x01(\x0b\x32\x1f.gemline.internal.v1.FreeBlocks\"3\n\nFreeBlocks\x12\x12\n\nnum_global\x18\x01 \x01(\r\x12\x11\n\tnum_local\x18\x02 \x01(\r\"+\n\tResidency\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\x0c\x12\x0f\n\x07removed\x18\x02 \x01(\x0c\"\xb0\x02\n\x05\x45vent\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12/\n\x08logprobs\x18\x03 \x03(\x0b\x32\x1d.gemline.internal.v1.Logprobs\x12\x38\n\rfinish_reason\x18\x04 \x01(\x0e\x32!.gemline.internal.v1.FinishReason\x12)\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x1a.gemline.internal.v1.Error\x12\x19\n\x11num_cached_tokens\x18\x06 \x01(\r\x12\x1b\n\x13num_resident_tokens\x18\x07 \x01(\r\x12\x36\n\x0fprompt_logprobs\x18\x08 \x03(\x0b\x32\x1d.gemline.internal.v1.Logprobs\"5\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05param\x18\x03 \x01(\t2_\n\x06\x44\x65\x63ode\x12U\n\x06\x41ttach\x12\".gemline.internal.v1.AttachRequest\x1a#.gemline.internal.v1.AttachResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,17 +43,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTACHRESPONSE']._serialized_start=546
   _globals['_ATTACHRESPONSE']._serialized_end=658
   _globals['_READY']._serialized_start=660
-  _globals['_READY']._serialized_end=702
-  _globals['_STEP']._serialized_start=705
-  _globals['_STEP']._serialized_end=895
-  _globals['_FREEBLOCKS']._serialized_start=897
-  _globals['_FREEBLOCKS']._serialized_end=948
-  _globals['_RESIDENCY']._serialized_start=950
-  _globals['_RESIDENCY']._serialized_end=993
-  _globals['_EVENT']._serialized_start=996
-  _globals['_EVENT']._serialized_end=1244
-  _globals['_ERROR']._serialized_start=1246
-  _globals['_ERROR']._serialized_end=1299
-  _globals['_DECODE']._serialized_start=1301
-  _globals['_DECODE']._serialized_end=1396
+  _globals['_READY']._serialized_end=749
+  _globals['_STEP']._serialized_start=752
+  _globals['_STEP']._serialized_end=942
+  _globals['_FREEBLOCKS']._serialized_start=944
+  _globals['_FREEBLOCKS']._serialized_end=995
+  _globals['_RESIDENCY']._serialized_start=997
+  _globals['_RESIDENCY']._serialized_end=1040
+  _globals['_EVENT']._serialized_start=1043
+  _globals['_EVENT']._serialized_end=1347
+  _globals['_ERROR']._serialized_start=1349
+  _globals['_ERROR']._serialized_end=1402
+  _globals['_DECODE']._serialized_start=1404
+  _globals['_DECODE']._serialized_end=1499
 # @@protoc_insertion_point(module_scope)

@@ -199,19 +199,27 @@ class Ready(_message.Message):
 
     EPOCH_FIELD_NUMBER: _builtins.int
     BLOCK_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_RUNNING_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_TOKENS_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """epoch of this worker."""
     block_size: _builtins.int
     """block_size of its KV cache, in tokens: what the names in Residency are names of."""
+    max_running: _builtins.int
+    """max_running sequences that it batches; 0: not said."""
+    max_batch_tokens: _builtins.int
+    """max_batch_tokens that one step of it may carry."""
     def __init__(
         self,
         *,
         epoch: _builtins.int = ...,
         block_size: _builtins.int = ...,
+        max_running: _builtins.int = ...,
+        max_batch_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "epoch", b"epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "epoch", b"epoch", "max_batch_tokens", b"max_batch_tokens", "max_running", b"max_running"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -328,6 +336,7 @@ class Event(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     NUM_CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_RESIDENT_TOKENS_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """handle of the request."""
     finish_reason: _sampling_pb2.FinishReason.ValueType
@@ -348,6 +357,10 @@ class Event(_message.Message):
     def error(self) -> Global___Error:
         """error ends the request, this one alone."""
 
+    @_builtins.property
+    def prompt_logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_sampling_pb2.Logprobs]:
+        """prompt_logprobs of all the prompt's tokens but the first, when asked for; set beside the first of its token_ids alone."""
+
     def __init__(
         self,
         *,
@@ -358,10 +371,11 @@ class Event(_message.Message):
         error: Global___Error | None = ...,
         num_cached_tokens: _builtins.int = ...,
         num_resident_tokens: _builtins.int = ...,
+        prompt_logprobs: _abc.Iterable[_sampling_pb2.Logprobs] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "finish_reason", b"finish_reason", "handle", b"handle", "logprobs", b"logprobs", "num_cached_tokens", b"num_cached_tokens", "num_resident_tokens", b"num_resident_tokens", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "finish_reason", b"finish_reason", "handle", b"handle", "logprobs", b"logprobs", "num_cached_tokens", b"num_cached_tokens", "num_resident_tokens", b"num_resident_tokens", "prompt_logprobs", b"prompt_logprobs", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
