@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from gemline.demo.shipped import demo_model
 from gemline.errors import ConfigurationError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -19,14 +20,12 @@ class ModelSource:
 
 
 def find_model(model: str | None) -> ModelSource:
-    """The model that `--model` names; None is the demo checkpoint, made on first use.
+    """The model that `--model` names; None is the demo model.
 
     Raises ConfigurationError when it is neither a directory nor something the hub gives us.
     """
     if model is None:
-        from gemline.demo.checkpoint import cached_demo
-
-        return ModelSource(cached_demo(), "gemline-demo")
+        return ModelSource(demo_model(), "gemline-demo")
     path = Path(model).expanduser()
     if path.is_dir():
         return ModelSource(path, path.resolve().name)
