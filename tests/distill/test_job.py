@@ -151,11 +151,11 @@ def test_a_device_that_is_not_there_is_told(job: Job) -> None:
 def test_a_full_disk_ends_the_run_with_one_error_and_the_last_snapshot_stays(job: Job) -> None:
     run(job)
     kept = job.out / "training"
-    before = (kept / "training.pt").read_bytes()
-    (kept / "training.pt.new").symlink_to("/dev/full")
+    before = (kept / "training.safetensors").read_bytes()
+    (kept / "training.safetensors.new").symlink_to("/dev/full")
     with pytest.raises(ConfigurationError, match="the last one is kept"):
         run(job._replace(num_tokens=8192))
-    assert (kept / "training.pt").read_bytes() == before
+    assert (kept / "training.safetensors").read_bytes() == before
 
 
 def test_a_model_that_finds_no_room_is_told(job: Job) -> None:

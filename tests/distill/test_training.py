@@ -96,16 +96,16 @@ def test_ctrl_c_keeps_what_was_learned(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_and_the_last_snapshot_kept(tmp_path: Path) -> None:
     save_snapshot(tmp_path, {"step": 1})
-    (tmp_path / "training.pt.new").symlink_to("/dev/full")
+    (tmp_path / "training.safetensors.new").symlink_to("/dev/full")
     with pytest.raises(ConfigurationError, match=r"cannot be written: .*; the last one is kept"):
         save_snapshot(tmp_path, {"step": 2, "weights": torch.zeros(100_000)})
     assert load_snapshot(tmp_path) == {"step": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["training.pt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["training.safetensors"]
 
 
 def test_a_damaged_snapshot_is_told(tmp_path: Path) -> None:
-    (tmp_path / "training.pt").write_bytes(b"PK\x03\x04 half")
-    with pytest.raises(ConfigurationError, match=r"training\.pt: not a training's state"):
+    (tmp_path / "training.safetensors").write_bytes(b"PK\x03\x04 half")
+    with pytest.raises(ConfigurationError, match=r"training\.safetensors: not a training's state"):
         training(tmp_path)
 
 

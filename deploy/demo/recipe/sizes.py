@@ -56,7 +56,7 @@ _TOKENS = 8_000_000
 # way (sums as drills came in after 1.7 million tokens, more copying after 3.2 million), so it is no part of the
 # comparison, in which both students of a seed see the same examples in the same order.
 STAGES = (
-    Stage("first", STUDENT, 0, 5_200_000),
+    Stage("first", STUDENT, 0, 9_000_000),
     Stage("teacher", TEACHER, 100, _TOKENS),
     Stage("distilled-0", STUDENT, 0, _TOKENS, "teacher"),
     Stage("plain-0", STUDENT, 0, _TOKENS),

@@ -1,8 +1,8 @@
 """Training examples and the batches that they are put together to. Knows no model and no text."""
 
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -67,11 +67,11 @@ class Batcher:
         """What `restore` needs to go on as this one would."""
         return self._index, {length: list(rows) for length, rows in self._waiting.items()}
 
-    def restore(self, state: tuple[int, dict[int, list[Example]]]) -> None:
-        """Go on from what `state` gave."""
+    def restore(self, state: Sequence[Any]) -> None:
+        """Go on from what `state` gave, as JSON may have changed it: lists for tuples, text for numbers as keys."""
         self._index = state[0]
         self._waiting = defaultdict(
-            list, {length: [Example(*row) for row in rows] for length, rows in state[1].items()}
+            list, {int(length): [Example(*row) for row in rows] for length, rows in state[1].items()}
         )
 
 
