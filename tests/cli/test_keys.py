@@ -6,7 +6,7 @@ from pathlib import Path
 import redis.asyncio
 from support.commands import gemline
 
-from gemline.cluster.access_store import AUDIT
+from gemline.cluster.audit import AUDIT
 from gemline.cluster.keys import KEYS, ApiKeys
 
 

@@ -1,12 +1,17 @@
 """Tenants, projects and keys: made, changed, taken away, each time with a line in the audit and no secret in it."""
 
+import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 from redis.asyncio import Redis
 
 from gemline.cluster.access import KeyRecord, ProjectRecord, TenantRecord
 from gemline.cluster.access_store import AccessStore
+from gemline.cluster.audit import Audit
+from gemline.cluster.connection import connect
+from gemline.cluster.keys import TENANTS
 from gemline.cluster.limits import Limits
 from gemline.errors import ConfigurationError, Conflict, NotFound
 
@@ -16,13 +21,13 @@ def store(redis: Redis) -> AccessStore:
     return AccessStore(redis, "ada")
 
 
-async def test_every_change_is_audited_with_what_was_and_what_is(store: AccessStore) -> None:
+async def test_every_change_is_audited_with_what_was_and_what_is(redis: Redis, store: AccessStore) -> None:
     tenant = await store.put_tenant(TenantRecord("acme", weight=2), is_new=True)
     changed = TenantRecord("acme", weight=3, limits=Limits(token_budget=5), created_ms=tenant.created_ms)
     assert await store.put_tenant(changed, is_new=False) == changed == await store.tenant("acme")
     made = await store.create_key(KeyRecord("acme", label="ci"))
     await store.revoke(made.record.key_id)
-    lines = [line async for line in store.audit()]
+    lines = await Audit(redis).newest()
     assert [(line.actor, line.action, line.subject) for line in lines] == [
         ("ada", "key.revoke", made.record.key_id),
         ("ada", "key.create", made.record.key_id),
@@ -42,17 +47,66 @@ async def test_what_is_there_is_not_made_again_and_what_is_not_cannot_change(sto
         await store.put_tenant(TenantRecord("acme"), is_new=True)
     with pytest.raises(NotFound, match="no tenant 'other'"):
         await store.put_tenant(TenantRecord("other"), is_new=False)
-    with pytest.raises(NotFound, match="project 'web'"):
+    with pytest.raises(NotFound, match="project 'acme/web'"):
         await store.create_key(KeyRecord("acme", "web"))
     with pytest.raises(NotFound, match="no key 'none'"):
         await store.revoke("none")
 
 
-async def test_a_change_upon_an_older_state_is_refused(redis: Redis, store: AccessStore) -> None:
-    old = await store.put_tenant(TenantRecord("acme"), is_new=True)
-    await store.put_tenant(TenantRecord("acme", weight=2), is_new=False)
-    with pytest.raises(Conflict, match="somebody else"):
-        await store._write("tenant.update", "gemline:{access}:tenants", "acme", old, TenantRecord("acme", weight=3))
+async def test_of_changes_at_the_same_time_none_is_lost(redis_url: str, store: AccessStore) -> None:
+    """Each from a connection of its own, each upon what it read."""
+    await store.put_tenant(TenantRecord("acme", label="0"), is_new=True)
+    clients = [connect(redis_url) for _ in range(8)]
+
+    async def count_up(client: Redis) -> None:
+        await AccessStore(client, "x").amend_tenant("acme", lambda it: replace(it, label=str(int(it.label) + 1)))
+
+    await asyncio.gather(*map(count_up, clients))
+    assert (await store.tenant("acme")).label == "8"
+    assert len(await Audit(clients[0]).newest()) == 9
+    for client in clients:
+        await client.aclose()
+
+
+async def test_what_changes_nothing_leaves_no_line(redis: Redis, store: AccessStore) -> None:
+    await store.put_tenant(TenantRecord("acme"), is_new=True)
+    await store.amend_tenant("acme", lambda it: it)
+    assert len(await Audit(redis).newest()) == 1
+
+
+async def test_a_record_as_another_release_wrote_it_can_be_changed(redis: Redis, store: AccessStore) -> None:
+    """Neither one with more fields nor one with fewer."""
+    for text in ('{"tenant_id": "acme", "colour": "blue"}', '{"tenant_id": "acme"}'):
+        await redis.hset(TENANTS, "acme", text)
+        assert (await store.amend_tenant("acme", lambda it: replace(it, weight=2.0))).weight == 2
+        await store.delete_tenant("acme")
+
+
+async def test_of_rotations_at_the_same_time_one_is_done_and_no_third_key_holds(
+    redis_url: str, store: AccessStore
+) -> None:
+    old = await store.create_key(KeyRecord("acme"))
+    clients = [connect(redis_url) for _ in range(4)]
+    done = await asyncio.gather(
+        *(AccessStore(client, "x").rotate(old.record.key_id) for client in clients), return_exceptions=True
+    )
+    assert sorted(type(one).__name__ for one in done) == ["Conflict"] * 3 + ["NewKey"]
+    assert len(await store.keys("acme")) == 2
+    for client in clients:
+        await client.aclose()
+
+
+async def test_the_audit_is_read_in_pages(redis: Redis) -> None:
+    audit = Audit(redis)
+    for number in range(5):
+        await audit.add("ada", "prefix.put", str(number))
+    first = await audit.newest(2)
+    assert [line.subject for line in first] == ["4", "3"]
+    assert [line.subject for line in await audit.newest(before=first[-1].line_id)] == ["2", "1", "0"]
+    with pytest.raises(ConfigurationError, match="before 'x' is not an id"):
+        await audit.newest(before="x")
+    with pytest.raises(ConfigurationError, match="limit must be from 1 to 1000, is 0"):
+        await audit.newest(0)
 
 
 async def test_a_tenant_goes_with_its_projects_and_keys(store: AccessStore) -> None:

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from gemline.cluster import limit_scripts
 from gemline.cluster.connection import connect
 from gemline.cluster.limits import Limits, LimitStore, Reserved, Scope, UsageRecord
+from gemline.cluster.usage import UsageFilter, UsageLog
 from gemline.errors import ConfigurationError, Unavailable
 
 
@@ -99,7 +100,7 @@ async def test_what_a_minute_saw_is_forgotten_after_it_and_not_before(store: Lim
     assert answer.refusal.wait_ms <= 1000
 
 
-async def test_settling_gives_back_what_was_not_used_and_happens_once(store: LimitStore) -> None:
+async def test_settling_gives_back_what_was_not_used_and_happens_once(store: LimitStore, redis: Redis) -> None:
     own = (scope(tokens_per_min=100, concurrent_requests=1, token_budget=1000),)
     reserved = await store.reserve(own, "req_1", 90)
     assert kinds([await store.reserve(own, "req_2", 5)]) == ["concurrent_requests"]
@@ -108,7 +109,8 @@ async def test_settling_gives_back_what_was_not_used_and_happens_once(store: Lim
     second = await store.reserve(own, "req_2", 85)
     assert second.refusal is None
     assert second.tokens is not None and second.tokens.remaining == 0
-    assert [(it.request_id, it.prompt_tokens, it.completion_tokens) async for it in store.usage()] == [("req_1", 10, 5)]
+    records = [entry.record for entry in (await UsageLog(redis).page(UsageFilter())).entries]
+    assert [(it.request_id, it.prompt_tokens, it.completion_tokens) for it in records] == [("req_1", 10, 5)]
 
 
 async def test_a_reservation_that_was_sent_twice_counts_once(store: LimitStore) -> None:

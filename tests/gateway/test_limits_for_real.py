@@ -11,6 +11,8 @@ from support.in_process import MODEL, TENANT, InProcess
 
 from gemline.cluster.access import Access, KeyRecord, TenantRecord
 from gemline.cluster.limits import Limits, LimitStore, UsageRecord
+from gemline.cluster.operations import operating
+from gemline.cluster.usage import UsageFilter
 from gemline.errors import ModelNotAllowed, QuotaExceeded, RateLimited, Unavailable
 from gemline.gateway.core import new_request_id
 from gemline.gateway.dispatch import Dispatch
@@ -50,14 +52,13 @@ async def generate(platform: InProcess, tenant: Tenant, request: GenerationReque
 
 async def settled(platform: InProcess, redis_url: str, num: int) -> list[UsageRecord]:
     """The usage records, once there are so many."""
-    store, found = platform.gateway._allowance._store, list[UsageRecord]()
-    assert store is not None
-    for _ in range(500):
-        found = [record async for record in store.usage()]
-        if len(found) >= num:
-            break
-        await asyncio.sleep(0.01)
-    return found
+    async with operating(redis_url) as operations:
+        for _ in range(500):
+            page = await operations.usage.page(UsageFilter())
+            if len(page.entries) >= num:
+                break
+            await asyncio.sleep(0.01)
+        return [entry.record for entry in page.entries]
 
 
 async def test_200_concurrent_calls_against_25_requests_a_minute_admit_exactly_25(
@@ -209,3 +210,32 @@ async def test_usage_waits_for_a_redis_that_is_away(
     await generate(platform, TENANT, asked())
     assert len(await settled(platform, redis_url, 1)) == 1
     assert num_tries == 3
+
+
+async def test_a_settling_whose_answer_is_lost_counts_once(
+    platform: InProcess, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis has settled it, the gateway does not know, and settles it again."""
+    settle, told = LimitStore.settle, list[bool]()
+
+    async def deaf(self: LimitStore, *arguments: object) -> bool:
+        told.append(await settle(self, *arguments))  # type: ignore[arg-type]
+        if len(told) < 4:
+            raise Unavailable("Redis does not answer")
+        return told[-1]
+
+    monkeypatch.setattr(LimitStore, "settle", deaf)
+    monkeypatch.setattr("gemline.gateway.allowance._RETRY_S", 0.02)
+    limits = Limits(tokens_per_min=100, concurrent_requests=1, token_budget=28)
+    await generate(platform, limited(limits), asked(max_tokens=8, num_prompt=10))
+    await eventually(lambda: len(told) == 4)
+    assert told == [True, False, False, False]
+    assert [it.prompt_tokens + it.completion_tokens for it in await settled(platform, redis_url, 1)] == [18]
+    async with operating(redis_url) as operations:
+        (used,) = await operations.usage.sums(UsageFilter(tenant="limited"))
+    assert (used.num_requests, used.prompt_tokens, used.completion_tokens) == (1, 10, 8)
+    again = limited(limits)
+    with pytest.raises(QuotaExceeded, match="has 18 and asks for 11 more"):
+        await platform.gateway.generate(again, asked(max_tokens=1, num_prompt=10))
+    await generate(platform, again, asked(max_tokens=1, num_prompt=9))
+    assert again.standing.tokens is not None and again.standing.tokens.remaining == 100 - 18 - 10

@@ -14,6 +14,7 @@ BANDS: tuple[Band, ...] = ("priority", "default", "batch")  # the most urgent fi
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _MAX_LABEL = 200
 _MAX_MODELS = 64
+_MAX_MODEL_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,10 @@ class _Record:
             raise ConfigurationError(f"label has {len(self.label)} characters, over {_MAX_LABEL}", param="label")
         if self.models is not None and len(self.models) > _MAX_MODELS:
             raise ConfigurationError(f"models names {len(self.models)}, over {_MAX_MODELS}", param="models")
+        for name in self.models or ():
+            if not 1 <= len(name) <= _MAX_MODEL_NAME:
+                message = f"models has a name of {len(name)} characters; it must have from 1 to {_MAX_MODEL_NAME}"
+                raise ConfigurationError(message, param="models")
 
     def to_json(self) -> str:
         """As it is kept in Redis."""

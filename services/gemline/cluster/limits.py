@@ -6,9 +6,9 @@ forget the last writes: then a limit can be passed by as much.
 """
 
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 from redis.asyncio import Redis
 
@@ -143,19 +143,6 @@ class LimitStore:
             async with calling(self._redis):
                 await self._renew(args=(json.dumps(ask),))
 
-    async def usage(self, after: str = "-", page: int = 1000) -> AsyncIterator[UsageRecord]:
-        """All records that are kept, the oldest first."""
-        start = after
-        while True:
-            async with calling(self._redis):
-                found = await self._redis.xrange(scripts.USAGE, min=start, count=page)
-            entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", found)  # as a client without decoding gives them
-            for _, fields in entries:
-                yield _record(fields)
-            if len(entries) < page:
-                return
-            start = f"({entries[-1][0].decode()}"
-
     async def _ask(
         self, scopes: Sequence[Scope], request_id: str, *, requests: int, tokens: int, runs: bool
     ) -> Reserved:
@@ -172,9 +159,3 @@ class LimitStore:
         refused = answer.get("refused")
         levels = [Level(**level) if (level := answer.get(kind)) else None for kind in ("requests", "tokens")]
         return Reserved(answer["at"], Refusal(**refused) if refused else None, *levels)
-
-
-def _record(fields: dict[bytes, bytes]) -> UsageRecord:
-    values = {name.decode(): value.decode() for name, value in fields.items()}
-    numbers = ("prompt_tokens", "cached_tokens", "completion_tokens", "kv_byte_seconds", "at_ms")
-    return UsageRecord(**{name: int(value) if name in numbers else value for name, value in values.items()})  # type: ignore[arg-type]
