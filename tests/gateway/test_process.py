@@ -61,6 +61,43 @@ async def test_both_fronts_answer_and_the_ready_file_says_where(platform: InProc
         await process.stop()
 
 
+async def test_the_admin_api_has_a_port_and_a_key_of_its_own(
+    platform: InProcess, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ready_file, admin_key = tmp_path / "ready.json", "ga_sixteen_and_more"
+    settings = replace(platform.settings, ready_file=ready_file, admin_key=admin_key, admin_port=0)
+    process = GatewayProcess(settings, off())
+    addresses = await process.start()
+    try:
+        await eventually(ready_file.exists)
+        assert json.loads(ready_file.read_text())["admin"] == addresses.admin
+        async with httpx.AsyncClient(headers={"authorization": f"Bearer {admin_key}"}) as operator:
+            made = await operator.post(f"{addresses.admin}/admin/v1/tenants", json={"id": "new"})
+            assert made.status_code == 201
+            made = await operator.post(f"{addresses.admin}/admin/v1/tenants/new/keys")
+            for path in ("/v1/models", "/admin/v1/tenants", "/docs"):  # it opens nothing on the public port
+                assert (await operator.get(addresses.http + path)).status_code == 401
+        async with httpx.AsyncClient(headers={"authorization": f"Bearer {made.json()['key']}"}) as tenant:
+            assert (await tenant.get(f"{addresses.http}/v1/models")).status_code == 200
+            assert (await tenant.get(f"{addresses.admin}/admin/v1/tenants")).status_code == 401
+            assert (await tenant.get(f"{addresses.http}/admin/v1/tenants")).status_code == 404
+        assert admin_key not in caplog.text
+        await process.drain()
+        async with httpx.AsyncClient() as late:
+            with pytest.raises(httpx.ConnectError):
+                await late.get(f"{addresses.admin}/admin/v1/tenants")
+    finally:
+        await process.stop()
+
+
+async def test_without_an_admin_key_there_is_no_admin_api(redis_url: str) -> None:
+    process = GatewayProcess(GatewaySettings(redis_url=redis_url, admin_port=0), off())
+    try:
+        assert (await process.start()).admin == ""
+    finally:
+        await process.stop()
+
+
 async def test_without_workers_it_listens_and_says_that_it_is_not_ready(redis_url: str, tmp_path: Path) -> None:
     ready_file = tmp_path / "ready.json"
     process = GatewayProcess(GatewaySettings(redis_url=redis_url, ready_file=ready_file), off())
@@ -93,10 +130,11 @@ async def test_a_ready_file_that_cannot_be_written_does_not_end_the_watch_over_r
         await process.stop()
 
 
-@pytest.mark.parametrize("port", ["http_port", "grpc_port"])
+@pytest.mark.parametrize("port", ["http_port", "grpc_port", "admin_port"])
 async def test_a_port_that_is_taken_is_named(redis_url: str, port: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        settings = replace(GatewaySettings(redis_url=redis_url), **{port: taken.getsockname()[1]})
+        settings = GatewaySettings(redis_url=redis_url, admin_key="sixteen_letters_", admin_port=0)
+        settings = replace(settings, **{port: taken.getsockname()[1]})
         with pytest.raises(ConfigurationError, match=f"{port}: cannot listen on 127.0.0.1:"):
             await GatewayProcess(settings, off()).start()
 

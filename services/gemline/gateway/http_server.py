@@ -1,10 +1,10 @@
-"""The public HTTP server: uvicorn on a socket of ours, under our signals, with limits of its own. Knows no route."""
+"""An HTTP server: uvicorn on a socket of ours, under our signals, with limits of its own. Knows no route."""
 
 import asyncio
 import contextlib
 import socket
 from collections.abc import Generator
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -21,7 +21,8 @@ _BACKLOG = 2048
 class HttpServer:
     """Listens from `start` to `stop`."""
 
-    def __init__(self, app: Any, settings: GatewaySettings) -> None:
+    def __init__(self, app: Any, settings: GatewaySettings, front: Literal["http", "admin"] = "http") -> None:
+        """`front`: which host and port of the settings are its own."""
         config = uvicorn.Config(
             app,
             http=_Protocol,
@@ -35,15 +36,17 @@ class HttpServer:
             timeout_graceful_shutdown=int(settings.drain_timeout_s),
         )
         self._server = _Server(config)
-        self._settings = settings
+        self._host: str = getattr(settings, f"{front}_host")
+        self._port: int = getattr(settings, f"{front}_port")
+        self._front = front
         self._task: asyncio.Task[None] | None = None
         self.address = ""  # host:port
 
     async def start(self) -> None:
         """Bind and serve; raises ConfigurationError when the port is taken."""
-        listener = _bound(self._settings.http_host, self._settings.http_port)
-        self.address = joined(self._settings.http_host, listener.getsockname()[1])
-        self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="http server")
+        listener = _bound(self._host, self._port, f"{self._front}_port")
+        self.address = joined(self._host, listener.getsockname()[1])
+        self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name=f"{self._front} server")
 
     async def stop(self) -> None:
         """Take no more connections; requests that run have drain_timeout_s to end."""
@@ -93,7 +96,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _bound(host: str, port: int, option: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -104,6 +107,6 @@ def _bound(host: str, port: int) -> socket.socket:
         listener.listen(_BACKLOG)  # whoever connects from now on waits for uvicorn, and is not refused
     except OSError as error:
         listener.close()
-        message = f"http_port: cannot listen on {joined(host, port)}: {error.strerror}"
-        raise ConfigurationError(message, param="http_port") from error
+        message = f"{option}: cannot listen on {joined(host, port)}: {error.strerror}"
+        raise ConfigurationError(message, param=option) from error
     return listener

@@ -1,4 +1,4 @@
-"""The gateway as a process: Redis, the core and the two public servers on one event loop, and an orderly end."""
+"""The gateway as a process: Redis, the core and all servers on one event loop, and an orderly end."""
 
 import asyncio
 import json
@@ -14,10 +14,12 @@ from gemline import telemetry
 from gemline.cluster.connection import connect
 from gemline.cluster.keys import ApiKeys
 from gemline.cluster.limits import LimitStore
+from gemline.cluster.operations import operating
 from gemline.cluster.public_prefixes import PublicPrefixes
 from gemline.cluster.session_vault import Vault
 from gemline.cluster.sessions import SessionStore
 from gemline.cluster.workers import WorkersView
+from gemline.gateway.admin import create_admin_app
 from gemline.gateway.core import Gateway
 from gemline.gateway.grpc_server import PublicServer
 from gemline.gateway.http import create_app
@@ -32,10 +34,15 @@ _READY_POLL_S = 0.1
 
 
 class Addresses(NamedTuple):
-    """Where the public servers listen, as the ready file has it."""
+    """Where the servers listen, as the ready file has it."""
 
     http: str  # a URL
     grpc: str  # host:port
+    admin: str = ""  # a URL; empty: there is no admin API
+
+    def to_json(self) -> str:
+        """Those there are."""
+        return json.dumps({name: value for name, value in self._asdict().items() if value})
 
 
 class GatewayProcess:
@@ -46,9 +53,10 @@ class GatewayProcess:
         self._settings = settings
         self._telemetry = own_telemetry or telemetry.setup("gateway")
         self._undo = AsyncExitStack()
+        self._admin: HttpServer | None = None
 
     async def start(self) -> Addresses:
-        """Listen on both ports; raises the ConfigurationError or Unavailable that says why it cannot."""
+        """Listen on all ports; raises the ConfigurationError or Unavailable that says why it cannot."""
         try:
             return await self._start()
         except BaseException:
@@ -59,7 +67,8 @@ class GatewayProcess:
         """Be ready no longer, take no new call, and return when those that run have ended."""
         self._gateway.drain()
         await self._grpc.set_serving(False)
-        await asyncio.gather(self._http.stop(), self._grpc.stop(self._settings.drain_timeout_s))
+        fronts = [self._http] if self._admin is None else [self._http, self._admin]
+        await asyncio.gather(*(front.stop() for front in fronts), self._grpc.stop(self._settings.drain_timeout_s))
 
     async def stop(self) -> None:
         """End what still runs and close everything. A second call does nothing."""
@@ -73,10 +82,20 @@ class GatewayProcess:
         for server in (self._grpc, self._http):
             await server.start()
             self._undo.push_async_callback(server.stop)
-        addresses = Addresses(f"http://{self._http.address}", self._grpc.address)
+        addresses = Addresses(f"http://{self._http.address}", self._grpc.address, await self._start_admin())
         watch = asyncio.create_task(self._watch_readiness(addresses), name="readiness")
         self._undo.callback(watch.cancel)
         return addresses
+
+    async def _start_admin(self) -> str:
+        """Its URL, empty when it is off. Over Redis connections of its own: an export takes none from requests."""
+        if not self._settings.admin_key:
+            return ""
+        operations = await self._undo.enter_async_context(operating(self._settings.redis_url))
+        self._admin = HttpServer(create_admin_app(operations, self._settings), self._settings, "admin")
+        await self._admin.start()
+        self._undo.push_async_callback(self._admin.stop)
+        return f"http://{self._admin.address}"
 
     async def _start_core(self) -> None:
         redis = connect(self._settings.redis_url)
@@ -120,7 +139,9 @@ async def _serve_until_signal(process: GatewayProcess) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
     addresses = await process.start()
-    log.info("listening on %s and, for gRPC, %s", *addresses)
+    log.info("listening on %s and, for gRPC, %s", addresses.http, addresses.grpc)
+    if addresses.admin:
+        log.info("the admin API listens on %s", addresses.admin)
     try:
         await signals.get()
         drain, impatience = asyncio.create_task(process.drain()), asyncio.create_task(signals.get())
@@ -135,7 +156,7 @@ def _write(file: Path, addresses: Addresses) -> None:
     """All at once: whoever waits for the file must not read half of it."""
     partial = file.with_name(f"{file.name}.partial")
     try:
-        partial.write_text(json.dumps(addresses._asdict()))
+        partial.write_text(addresses.to_json())
         partial.replace(file)
     except OSError as error:  # requests are answered all the same
         log.error("ready_file %s cannot be written: %s", file, error.strerror)

@@ -6,6 +6,8 @@ from uuid import uuid4
 
 from gemline.errors import ConfigurationError
 
+MIN_ADMIN_KEY = 16  # characters
+
 
 def _new_gateway_id() -> str:
     return f"gateway-{uuid4().hex[:8]}"
@@ -21,6 +23,9 @@ class GatewaySettings:
     http_port: int = 0
     grpc_host: str = "127.0.0.1"
     grpc_port: int = 0
+    admin_key: str = field(default="", repr=False)  # of the admin API; empty: there is none
+    admin_host: str = "127.0.0.1"
+    admin_port: int = 8081
     gateway_id: str = field(default_factory=_new_gateway_id)
     body_limit_bytes: int = 4 * 1024 * 1024  # of an HTTP body, and of a public gRPC message
     connect_timeout_s: float = 2.0  # to wait for a decode worker that is being attached to
@@ -32,14 +37,15 @@ class GatewaySettings:
     share_without_redis: float = 0.0  # of each limit, while Redis is away; 0: requests with limits are refused then
     session_key: str = field(default="", repr=False)  # 32 bytes, base64: encrypts what sessions hold
     session_secret: str = field(default="", repr=False)  # goes into the names under which Redis keeps sessions
-    ready_file: Path | None = None  # written, as JSON with both addresses, once requests can be answered
+    ready_file: Path | None = None  # written, as JSON with the addresses, once requests can be answered
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, naming the field, the value and the range."""
-        for name in ("http_port", "grpc_port"):
+        for name in ("http_port", "grpc_port", "admin_port"):
             port: int = getattr(self, name)
             if not 0 <= port <= 65535:
                 raise ConfigurationError(f"{name} must be from 0 to 65535, not {port}")
+        _check_admin_key(self.admin_key)
         for name in ("body_limit_bytes", "connect_timeout_s", "encode_timeout_s", "silence_timeout_s"):
             value: float = getattr(self, name)
             if value <= 0:
@@ -50,6 +56,16 @@ class GatewaySettings:
             value = getattr(self, name)
             if value < 0:
                 raise ConfigurationError(f"{name} must be 0 or more, not {value}")
+
+
+def _check_admin_key(key: str) -> None:
+    """Whoever has it may do everything; never shown."""
+    if not key:
+        return
+    if len(key) < MIN_ADMIN_KEY:
+        raise ConfigurationError(f"admin_key has {len(key)} characters, under {MIN_ADMIN_KEY}", param="admin_key")
+    if not all("!" <= letter <= "~" for letter in key):
+        raise ConfigurationError("admin_key may have printable ASCII characters alone, and no space", param="admin_key")
 
 
 def joined(host: str, port: int) -> str:

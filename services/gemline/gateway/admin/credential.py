@@ -1,0 +1,50 @@
+"""The admin key, or no answer: no path and no method is open without it. Pure ASGI."""
+
+import hmac
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gemline.cluster.keys import digest_of
+from gemline.errors import InvalidRequest, Unauthenticated
+from gemline.gateway.core import bearer_key
+
+_MAX_ACTOR = 100
+
+
+class AdminCheck:
+    """Leaves who acts, for the audit, in `scope["state"]`: "admin", and behind a colon what x-actor says."""
+
+    def __init__(self, app: ASGIApp, admin_key: str) -> None:
+        self._app = app
+        self._digest = digest_of(admin_key) if admin_key else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let it through, or raise Unauthenticated before anything of the body is read."""
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            self._check(bearer_key(headers.get("authorization", "")))
+            scope.setdefault("state", {})["actor"] = _actor(headers.get("x-actor", ""))
+        await self._app(scope, receive, send)
+
+    def _check(self, key: str | None) -> None:
+        """Digests are compared, in constant time: the time it takes tells nothing about the key."""
+        if key is None:
+            raise Unauthenticated("no admin key: send the header `authorization: Bearer <key>`")
+        if self._digest is None or not hmac.compare_digest(digest_of(key), self._digest):
+            raise Unauthenticated("this is not the admin key; a tenant's API key is for the public port alone")
+
+
+def actor_of(request: Request) -> str:
+    """Who acts, as the check left it."""
+    return str(request.state.actor)
+
+
+def _actor(given: str) -> str:
+    if not given:
+        return "admin"
+    if len(given) > _MAX_ACTOR or not given.isprintable():
+        message = f"x-actor must have at most {_MAX_ACTOR} characters, all printable; it has {len(given)}"
+        raise InvalidRequest(message, param="x-actor")
+    return f"admin:{given}"
