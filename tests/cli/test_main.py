@@ -9,7 +9,10 @@ from support.commands import gemline
 
 from gemline import __version__
 
-COMMANDS = ["up", "chat", "generate", "bench", "doctor", "worker", "gateway", "distill", "key", "prefix", "session"]
+COMMANDS = [
+    *("up", "chat", "generate", "bench", "doctor", "worker", "gateway", "distill"),
+    *("tenant", "project", "key", "usage", "audit", "prefix", "session"),
+]
 
 
 def test_help_names_every_command(tmp_path: Path) -> None:

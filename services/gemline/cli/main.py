@@ -30,7 +30,23 @@ def app() -> "typer.Typer":
     """Every command of `gemline`."""
     import typer
 
-    from gemline.cli import bench, chat, distill, doctor, gateway, generate, keys, prefix, session, up, worker
+    from gemline.cli import (
+        audit,
+        bench,
+        chat,
+        distill,
+        doctor,
+        gateway,
+        generate,
+        keys,
+        prefix,
+        project,
+        session,
+        tenant,
+        up,
+        usage,
+        worker,
+    )
 
     def show_version(wanted: bool) -> None:
         if wanted:
@@ -53,9 +69,11 @@ def app() -> "typer.Typer":
     commands.callback()(options)
     for command in (
         *(up.up, chat.chat, generate.generate, bench.bench, doctor.doctor),
-        *(worker.worker, gateway.gateway, distill.distill),
+        *(worker.worker, gateway.gateway, distill.distill, usage.usage, audit.audit),
     ):
         commands.command()(command)
+    commands.add_typer(tenant.app(), name="tenant")
+    commands.add_typer(project.app(), name="project")
     commands.add_typer(keys.app(), name="key")
     commands.add_typer(prefix.app(), name="prefix")
     commands.add_typer(session.app(), name="session")

@@ -1,20 +1,13 @@
 """`gemline prefix`: texts whose KV blocks all tenants may share, kept in Redis. For operators."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
+from gemline.cli.operating import RedisUrl, actor, run
 from gemline.cli.stdin import read_stdin
 from gemline.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from gemline.cluster.public_prefixes import PublicPrefixes
-
-RedisUrl = Annotated[str, typer.Option(envvar="GEMLINE_REDIS_URL", help="where the gateways find them")]
-ResultT = TypeVar("ResultT")
 
 
 def app() -> typer.Typer:
@@ -31,7 +24,7 @@ def app() -> typer.Typer:
 def add(
     name: Annotated[str, typer.Argument(help="what to call it; one of that name is replaced")],
     model: Annotated[str, typer.Option(help="the model it is for, by the name clients ask for")],
-    redis_url: RedisUrl,
+    redis_url: RedisUrl = None,
     file: Annotated[Path, typer.Option(help="the text; - is standard input", allow_dash=True)] = Path("-"),
     raw: Annotated[bool, typer.Option("--raw", help="a raw prompt, not a conversation's first message")] = False,
 ) -> None:
@@ -39,35 +32,21 @@ def add(
     from gemline.cluster.public_prefixes import PublicPrefix
 
     prefix = PublicPrefix(name, model, _read(file), is_raw=raw)
-    _run(redis_url, lambda registry: registry.put(prefix))
+    run(redis_url, lambda operations: operations.prefixes(actor()).put(prefix))
     print(name)
 
 
-def list_prefixes(redis_url: RedisUrl) -> None:
+def list_prefixes(redis_url: RedisUrl = None) -> None:
     """A line for each."""
-    for prefix in _run(redis_url, lambda registry: registry.all()):
+    for prefix in run(redis_url, lambda operations: operations.prefixes(actor()).all()):
         kind = "raw" if prefix.is_raw else "chat"
         print(f"{prefix.name}  {prefix.model}  {kind}  {len(prefix.text)} characters")
 
 
-def remove(name: Annotated[str, typer.Argument(help="as it was declared")], redis_url: RedisUrl) -> None:
+def remove(name: Annotated[str, typer.Argument(help="as it was declared")], redis_url: RedisUrl = None) -> None:
     """Share it no longer."""
-    if not _run(redis_url, lambda registry: registry.remove(name)):
+    if not run(redis_url, lambda operations: operations.prefixes(actor()).remove(name)):
         raise ConfigurationError(f"there is no public prefix {name!r}")
-
-
-def _run(redis_url: str, call: "Callable[[PublicPrefixes], Awaitable[ResultT]]") -> ResultT:
-    async def run() -> ResultT:
-        from gemline.cluster.connection import connect
-        from gemline.cluster.public_prefixes import PublicPrefixes
-
-        redis = connect(redis_url)
-        try:
-            return await call(PublicPrefixes(redis))
-        finally:
-            await redis.aclose()
-
-    return asyncio.run(run())
 
 
 def _read(file: Path) -> str:

@@ -19,6 +19,7 @@ class ReadyStack:
     grpc: str  # host:port
     api_key: str | None
     model: str
+    redis_url: str = ""
 
 
 def default_ready_file() -> Path:
@@ -28,14 +29,17 @@ def default_ready_file() -> Path:
     return cache_dir() / "ready.json"
 
 
-def read_ready(path: Path) -> ReadyStack:
-    """What the file says; raises ConfigurationError naming the file when it is missing or damaged."""
+def read_ready(path: Path, instead: str = "--address HOST:PORT") -> ReadyStack:
+    """What the file says; raises ConfigurationError naming the file when it is missing or damaged.
+
+    `instead`: the option that does without it, for the message.
+    """
     try:
         fields = json.loads(path.read_bytes())
         return _parse(path, fields)
     except FileNotFoundError:
         raise ConfigurationError(
-            f"no stack is ready on this machine ({path} is missing): run `gemline up`, or give --address HOST:PORT"
+            f"no stack is ready on this machine ({path} is missing): run `gemline up`, or give {instead}"
         ) from None
     except OSError as error:
         raise ConfigurationError(f"ready file {path}: {error.strerror}") from None
@@ -52,4 +56,5 @@ def _parse(path: Path, fields: dict[str, Any]) -> ReadyStack:
         grpc=str(fields["grpc"]),
         api_key=str(fields["api_key"]) if fields.get("api_key") else None,
         model=str(fields.get("model", "")),
+        redis_url=str(fields.get("redis_url", "")),
     )

@@ -4,9 +4,10 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from gemline.client import Piece, Usage
+if TYPE_CHECKING:
+    from gemline.client import Piece, Usage
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
@@ -37,13 +38,13 @@ class Stopwatch:
     first: float | None = None
     last: float | None = None
 
-    def saw(self, piece: Piece) -> None:
+    def saw(self, piece: "Piece") -> None:
         """Take the time of a piece."""
         self.last = time.monotonic()
         if self.first is None:
             self.first = self.last
 
-    def summary(self, usage: Usage | None) -> str:
+    def summary(self, usage: "Usage | None") -> str:
         """One line: tokens, tokens a second after the first one, seconds until the first one."""
         if usage is None or self.first is None or self.last is None:
             return "(stopped)"
