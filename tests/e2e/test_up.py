@@ -26,6 +26,7 @@ def up(*options: str) -> subprocess.CompletedProcess[str]:
 def test_ctrl_c_stops_every_process_and_removes_the_ready_file(tmp_path: Path) -> None:
     running = start_stack(tmp_path, "--runner", "process")
     children = descendants(running.process.pid)
+    assert running.ready["admin"] == running.ready["admin_key"] == ""  # unless asked for
     assert {process["pid"] for process in running.ready["processes"]} <= set(children)
     assert running.stop() == 0
     assert gone(children, within_s=5)
@@ -69,7 +70,7 @@ def test_ctrl_c_while_starting_leaves_nothing(tmp_path: Path) -> None:
 def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """With most of what can be asked for."""
     workers = ("--decode", "2", "--tokenization", "2")
-    words = ("--served-model-name", "my-gemma", "--first-prompt", "Good morning!")
+    words = ("--served-model-name", "my-gemma", "--first-prompt", "Good morning!", "--admin-port", "0")
     running = start_stack(tmp_path_factory.mktemp("many"), "--runner", "process", *workers, *words)
     yield running
     running.stop()
@@ -98,6 +99,16 @@ def test_the_ready_file_is_its_owners_alone_and_tells_every_process(many: Runnin
 
 def test_another_name_is_served_when_asked(many: Running) -> None:
     assert [model.id for model in many.openai().models.list()] == ["my-gemma"]
+
+
+def test_the_admin_api_is_on_when_asked_with_a_key_of_its_own(many: Running) -> None:
+    url, key = f"{many.ready['admin']}/admin/v1/tenants", many.ready["admin_key"]
+    assert httpx.get(url, headers={"authorization": f"Bearer {key}"}).json() == {"object": "list", "data": []}
+    assert httpx.get(url, headers={"authorization": f"Bearer {many.ready['api_key']}"}).status_code == 401
+    assert key in many.output.read_text()
+    log = Path(many.ready["log_dir"]) / "gateway.log"
+    assert "the admin API listens on" in log.read_text()
+    assert key not in log.read_text()
 
 
 def test_a_missing_model_is_named_in_one_line() -> None:

@@ -13,6 +13,19 @@ def gateway(
     http_port: Annotated[int, typer.Option(help="0: any free one")] = 8080,
     grpc_host: Annotated[str, typer.Option(help="address of the gRPC server")] = "127.0.0.1",
     grpc_port: Annotated[int, typer.Option(help="0: any free one")] = 50051,
+    admin_host: Annotated[str, typer.Option(help="address of the admin API")] = "127.0.0.1",
+    admin_port: Annotated[int, typer.Option(help="of the admin API, if there is an admin key; 0: any free one")] = 8081,
+    admin_key: Annotated[
+        str,
+        typer.Option(
+            envvar="GEMLINE_ADMIN_KEY",
+            help="turns the admin API on: 16 characters or more; better by the variable, for others see command lines",
+            show_default=False,
+        ),
+    ] = "",
+    share_without_redis: Annotated[
+        float, typer.Option(help="of each limit, from 0 to 1, while Redis is away; 0: who has limits is refused then")
+    ] = 0.0,
     body_limit_bytes: Annotated[int, typer.Option(help="largest request accepted")] = 4 * 1024 * 1024,
     resume_timeout_s: Annotated[
         float,

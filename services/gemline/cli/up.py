@@ -36,6 +36,13 @@ def up(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(help="0: any free one")] = 8080,
     grpc_port: Annotated[int, typer.Option(help="0: any free one")] = 50051,
+    admin_port: Annotated[
+        int | None,
+        typer.Option(help="turns the admin API on, on loopback, with $GEMLINE_ADMIN_KEY or a new key; 0: any free one"),
+    ] = None,
+    share_without_redis: Annotated[
+        float, typer.Option(help="of each limit, from 0 to 1, while Redis is away; 0: who has limits is refused then")
+    ] = 0.0,
     redis_url: Annotated[
         str | None, typer.Option(envvar="GEMLINE_REDIS_URL", help="default: an embedded Redis")
     ] = None,
@@ -81,6 +88,9 @@ def up(
         host=host,
         http_port=http_port,
         grpc_port=grpc_port,
+        admin_port=admin_port,
+        admin_key=os.environ.get("GEMLINE_ADMIN_KEY", ""),
+        share_without_redis=share_without_redis,
         redis_url=redis_url,
         keys_file=keys_file,
         served_model_name=served_model_name,
@@ -160,8 +170,12 @@ def _print_addresses(ready: "Ready", took_s: float) -> None:
     rows = {"HTTP": f"{ready.http}/v1", "gRPC": ready.grpc, "model": f"{ready.model} ({ready.dtype}{quantized})"}
     if ready.api_key:
         rows["API key"] = ready.api_key
+    if ready.admin:
+        rows["admin"] = f"{ready.admin}/admin/v1"
+    if ready.admin_key:
+        rows["admin key"] = ready.admin_key
     for name, value in {**rows, "logs": ready.log_dir}.items():
-        print(f"  {name:8} {value}")
+        print(f"  {name:9} {value}")
     print(flush=True)
 
 

@@ -14,17 +14,24 @@ _POLL_S = 0.05
 class GatewayProcess:
     """Starts `gemline gateway` and learns from its ready file where it listens."""
 
-    def __init__(self, settings: StackSettings, run_dir: Path, redis_url: str, keys_file: Path) -> None:
+    def __init__(
+        self, settings: StackSettings, run_dir: Path, redis_url: str, keys_file: Path, admin_key: str = ""
+    ) -> None:
+        """Without an `admin_key` it has no admin API. Secrets travel in the environment, which others cannot read."""
         self._ready_file = run_dir / "gateway.json"
         self.http = ""
         self.grpc = ""
+        self.admin = ""  # URL
         arguments = [
             "gateway",
             *("--http-host", settings.host, "--http-port", str(settings.http_port)),
             *("--grpc-host", settings.host, "--grpc-port", str(settings.grpc_port)),
+            *(() if settings.admin_port is None else ("--admin-port", str(settings.admin_port))),
+            *("--share-without-redis", str(settings.share_without_redis)),
             *("--keys-file", str(keys_file), "--ready-file", str(self._ready_file)),
         ]
-        self.child = Child("gateway", arguments, run_dir / "gateway.log", {"GEMLINE_REDIS_URL": redis_url})
+        environment = {"GEMLINE_REDIS_URL": redis_url, "GEMLINE_ADMIN_KEY": admin_key}
+        self.child = Child("gateway", arguments, run_dir / "gateway.log", environment)
 
     async def start(self) -> None:
         """Start it; it needs no worker to come up."""
@@ -48,4 +55,4 @@ class GatewayProcess:
                 raise ConfigurationError(reason)
             await asyncio.sleep(_POLL_S)
         addresses = json.loads(self._ready_file.read_text())
-        self.http, self.grpc = addresses["http"], addresses["grpc"]
+        self.http, self.grpc, self.admin = addresses["http"], addresses["grpc"], addresses.get("admin", "")

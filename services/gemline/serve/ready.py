@@ -30,6 +30,8 @@ class Ready:
     processes: tuple[ProcessInfo, ...]
     dtype: str = ""  # of activations, keys and values
     quantization: str = ""  # of the weights
+    admin: str = ""  # URL of the admin API; empty: there is none
+    admin_key: str = ""  # empty when the operator brought one
 
     def write(self, path: Path) -> None:
         """Write it as JSON in one piece, for its owner's eyes alone: it holds a key."""

@@ -1,7 +1,7 @@
 """Every setting of a process, frozen, and the one place where defaults are decided. No I/O but counting the cores."""
 
 import os
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -68,9 +68,9 @@ class WorkerSettings:
         """
         flags = [
             part
-            for field in fields(self)
-            if field.name not in ("role", "redis_url") and (value := getattr(self, field.name)) != field.default
-            for part in _flag(field.name.replace("_", "-"), value)
+            for each in fields(self)
+            if each.name not in ("role", "redis_url") and (value := getattr(self, each.name)) != each.default
+            for part in _flag(each.name.replace("_", "-"), value)
         ]
         return [self.role, *flags]
 
@@ -90,6 +90,9 @@ class StackSettings:
     host: str = "127.0.0.1"
     http_port: int = 8080
     grpc_port: int = 50051
+    admin_port: int | None = None  # of the admin API, on loopback; None: 8081 if there is an admin key
+    admin_key: str = field(default="", repr=False)  # empty: made if there is an admin port
+    share_without_redis: float = 0.0  # of each limit, while Redis is away
     redis_url: str | None = None  # None: an embedded Redis
     keys_file: Path | None = None  # None: a key for tenant "local" is made
     served_model_name: str | None = None  # None: from the model

@@ -1,6 +1,7 @@
 """Everything on one machine: Redis, workers, gateway, in the order they need each other, and down again in reverse."""
 
 import asyncio
+import secrets
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
@@ -83,7 +84,8 @@ class Stack:
         runner: Runner = self._make_runner()
         self._running.push_async_callback(runner.stop, _STOP_TIMEOUT_S)
         api_key, keys_file = self._make_key()
-        gateway = await self._start_gateway(redis_url, keys_file)
+        admin_key = self._admin_key()
+        gateway = await self._start_gateway(redis_url, keys_file, admin_key)
         self._report(f"starting workers ({settings.runner}): " + ", ".join(_count_words(settings.counts)))
         workers = {
             settings.worker(role, model_dir=source.model_dir, served_model_name=name, redis_url=redis_url): count
@@ -106,6 +108,8 @@ class Stack:
             ),
             dtype=next(it.model.dtype for it in records if it.role is Role.DECODE),
             quantization=next(it.model.quantization for it in records if it.role is Role.DECODE),
+            admin=gateway.admin,
+            admin_key="" if settings.admin_key else admin_key,
         )
         if settings.ready_file is not None:
             ready.write(settings.ready_file)
@@ -136,8 +140,14 @@ class Stack:
         self._running.callback(keys_file.unlink, missing_ok=True)
         return api_key, keys_file
 
-    async def _start_gateway(self, redis_url: str, keys_file: Path) -> GatewayProcess:
-        self._gateway = GatewayProcess(self._settings, self._run_dir, redis_url, keys_file)
+    def _admin_key(self) -> str:
+        """The operator's; a new one where only a port was given; empty for no admin API."""
+        if self._settings.admin_key or self._settings.admin_port is None:
+            return self._settings.admin_key
+        return f"ga_{secrets.token_hex(24)}"
+
+    async def _start_gateway(self, redis_url: str, keys_file: Path, admin_key: str) -> GatewayProcess:
+        self._gateway = GatewayProcess(self._settings, self._run_dir, redis_url, keys_file, admin_key)
         await self._gateway.start()
         self._running.push_async_callback(self._gateway.child.stop, _STOP_TIMEOUT_S)
         return self._gateway
