@@ -28,6 +28,8 @@ CLIENT = [
     "Stream",
     "Tls",
     "TokenLogprob",
+    "ToolCall",
+    "ToolCallDelta",
     "Usage",
     "errors",
 ]

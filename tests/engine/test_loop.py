@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gemline.engine.batch import Batch
+from gemline.engine.batch import Batch, Score
 from gemline.engine.engine import Engine, EngineOptions, EngineRequest
 from gemline.engine.events import StepResult
 from gemline.engine.kv_cache import KvCache
@@ -181,7 +181,7 @@ async def test_a_broken_batch_does_not_stop_the_loop(greedy: MakeRequest) -> Non
 class LostDevice(ToyModel):
     """What torch raises once a GPU has failed a process, whatever is asked of it."""
 
-    def forward(self, batch: Batch, cache: KvCache) -> torch.Tensor:
+    def forward(self, batch: Batch, cache: KvCache, score: Score | None = None) -> torch.Tensor:
         raise torch.AcceleratorError("an illegal memory access was encountered")
 
 

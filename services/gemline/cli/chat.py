@@ -36,12 +36,17 @@ def chat(
     top_p: options.TopP = None,
     seed: options.Seed = None,
     stop: options.Stop = None,
+    json_schema: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="answer with JSON that this JSON schema accepts")
+    ] = None,
 ) -> None:
     """Talk with a model, a line at a time; reads lines from a pipe too."""
     from gemline.cli.talk import OwnTalk, SessionTalk
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # some shells start a program with Ctrl-C ignored
     sampling = options.sampling(max_tokens, temperature, top_k, top_p, seed, stop)
+    if json_schema is not None:
+        sampling["response_format"] = options.schema_format(json_schema)
     with options.open_client(address, api_key, model, tls, root_certificates, timeout_s) as client:
         talk = SessionTalk(client, sampling, system, session) if session else OwnTalk(client, sampling, system)
         _Chat(client, talk, interactive=sys.stdin.isatty()).run()

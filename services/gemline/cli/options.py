@@ -1,7 +1,8 @@
 """Options that `chat` and `generate` share: which stack, which model, how the next token is chosen."""
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -73,6 +74,19 @@ def sampling(
         "seed": seed,
         "stop": stop,
     }
+
+
+def schema_format(file: Path) -> dict[str, Any]:
+    """The response_format of a JSON schema in a file; raises ConfigurationError, which names it."""
+    try:
+        schema = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"--json-schema {file}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigurationError(f"--json-schema {file} is no JSON: {error}") from None
+    if not isinstance(schema, dict):
+        raise ConfigurationError(f"--json-schema {file}: a schema is a JSON object")
+    return {"type": "json_schema", "json_schema": {"name": file.stem, "schema": schema}}
 
 
 def find_stack(address: str | None, api_key: str | None) -> tuple[str, str | None]:

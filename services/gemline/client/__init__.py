@@ -35,6 +35,8 @@ from gemline.client.types import (
     Sampling,
     SessionInfo,
     TokenLogprob,
+    ToolCall,
+    ToolCallDelta,
     Usage,
 )
 
@@ -56,6 +58,8 @@ __all__ = [
     "Stream",
     "Tls",
     "TokenLogprob",
+    "ToolCall",
+    "ToolCallDelta",
     "Usage",
     "errors",
 ]

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from gemline.client import responses
 from gemline.client.responses import StreamResponse
-from gemline.client.types import Completion, Piece, PositionLogprobs, Usage
+from gemline.client.types import Completion, Piece, PositionLogprobs, ToolCall, Usage
 from gemline.errors import InternalError
 
 
@@ -15,6 +15,7 @@ class Answer:
         self._request_id: str | None = None
         self._texts: list[str] = []
         self._logprobs: list[PositionLogprobs] = []
+        self._calls: dict[int, ToolCall] = {}
         self._last: Piece | None = None
 
     @property
@@ -33,8 +34,13 @@ class Answer:
         return tuple(self._logprobs)
 
     @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """Calls of functions so far; the last one's arguments may lack their end."""
+        return tuple(self._calls.values())
+
+    @property
     def finish_reason(self) -> str | None:
-        """Either "stop" or "length"; None while it goes on, and for good when it was canceled."""
+        """One of "stop", "length" and "tool_calls"; None while it goes on, and for good when it was canceled."""
         return self._last.finish_reason if self._last else None
 
     @property
@@ -47,6 +53,11 @@ class Answer:
         self._last = piece = responses.piece(response)
         self._texts.append(piece.text)
         self._logprobs.extend(piece.logprobs)
+        for delta in piece.tool_calls:
+            known = self._calls.get(delta.index, ToolCall("", "", ""))
+            self._calls[delta.index] = ToolCall(
+                known.id or delta.id, known.name or delta.name, known.arguments + delta.arguments
+            )
         return piece
 
     def _note_request_id(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
@@ -64,4 +75,6 @@ def completion(answer: Answer) -> Completion:
     """All of an answer that has ended."""
     if answer.finish_reason is None or answer.usage is None:
         raise InternalError(f"the answer to request {answer.request_id} has not ended")
-    return Completion(answer.request_id or "", answer.text, answer.finish_reason, answer.usage, answer.logprobs)
+    return Completion(
+        answer.request_id or "", answer.text, answer.finish_reason, answer.usage, answer.logprobs, answer.tool_calls
+    )

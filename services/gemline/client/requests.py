@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+from gemline.client.formats import response_format, tool_options
 from gemline.client.types import Message, Messages, Sampling
 from gemline.errors import InvalidRequest, Unavailable
 from gemline.v1 import inference_pb2 as pb
@@ -18,7 +19,8 @@ Chat = TypeVar("Chat", pb.ChatRequest, pb.ChatStreamRequest)
 
 Kept = TypeVar("Kept", sessions_pb2.CreateSessionRequest, sessions_pb2.ForkSessionRequest)
 
-_ROLES = {"user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT, "system": pb.ROLE_SYSTEM}
+_ROLES = {"user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT, "system": pb.ROLE_SYSTEM, "tool": pb.ROLE_TOOL}
+_OF_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 
 
 def generate(kind: type[Generate], model: str | None, prompt: str, sampling: Sampling) -> Generate:
@@ -72,7 +74,12 @@ def sampling_options(sampling: Sampling) -> pb.SamplingOptions:
     """The options on the wire. Ranges are the gateway's to judge; here a value need only fit its field."""
     options = pb.SamplingOptions()
     given: Mapping[str, object] = sampling
+    if sampling.get("tools"):
+        parallel = sampling.get("parallel_tool_calls")
+        options.tools.CopyFrom(tool_options(sampling.get("tools") or (), sampling.get("tool_choice"), parallel))
     for name, value in given.items():
+        if name in _OF_TOOLS:
+            continue
         if name not in pb.SamplingOptions.DESCRIPTOR.fields_by_name:
             raise TypeError(f"unexpected keyword argument {name!r}: no such sampling option")
         if value is not None:
@@ -93,13 +100,18 @@ def only_model(models: Iterable[pb.Model]) -> str:
 
 def _message(index: int, message: Message | Mapping[str, str]) -> pb.Message:
     field = f"messages[{index}]"
-    if isinstance(message, Mapping) and message.keys() == {"role", "content"}:
-        message = Message(message["role"], message["content"])
+    if isinstance(message, Mapping) and {"role", "content"} <= message.keys() <= {"role", "content", "tool_call_id"}:
+        message = Message(message["role"], message["content"], tool_call_id=message.get("tool_call_id", ""))
     if not isinstance(message, Message):
         raise InvalidRequest(f"{field} must be a Message or a mapping of role and content alone", param="messages")
     if message.role not in _ROLES:
         raise InvalidRequest(f"{field}.role must be one of {', '.join(_ROLES)}, not {message.role!r}", param="messages")
-    return pb.Message(role=_ROLES[message.role], content=_text(f"{field}.content", message.content, param="messages"))
+    return pb.Message(
+        role=_ROLES[message.role],
+        content=_text(f"{field}.content", message.content, param="messages"),
+        tool_calls=[pb.ToolCall(id=call.id, name=call.name, arguments=call.arguments) for call in message.tool_calls],
+        tool_call_id=message.tool_call_id,
+    )
 
 
 def _kept(request: Kept, ttl_s: int | None, metadata: Mapping[str, str] | None) -> Kept:
@@ -128,6 +140,8 @@ def _text(field: str, value: str, *, param: str | None = None) -> str:
 def _one_option(name: str, value: object) -> pb.SamplingOptions:
     if name == "stop" and isinstance(value, str):
         value = [value]
+    if name == "response_format" and isinstance(value, Mapping):
+        value = response_format(value)
     try:
         return pb.SamplingOptions(**{name: value})  # type: ignore[arg-type]  # protobuf checks it, at run time
     except (TypeError, ValueError) as error:

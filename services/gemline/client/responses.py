@@ -5,33 +5,51 @@ from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from gemline.client.types import Completion, Model, Piece, PositionLogprobs, SessionInfo, TokenLogprob, Usage
+from gemline.client.types import (
+    Completion,
+    Model,
+    Piece,
+    PositionLogprobs,
+    SessionInfo,
+    TokenLogprob,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
 from gemline.v1 import inference_pb2 as pb
 from gemline.v1 import sessions_pb2
 
 StreamResponse = pb.GenerateStreamResponse | pb.ChatStreamResponse | sessions_pb2.ChatSessionResponse
 
-_FINISH_REASONS = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
+_FINISH_REASONS = {
+    pb.FINISH_REASON_STOP: "stop",
+    pb.FINISH_REASON_LENGTH: "length",
+    pb.FINISH_REASON_TOOL_CALLS: "tool_calls",
+}
 
 
 def completion(response: pb.GenerateResponse | pb.ChatResponse) -> Completion:
     """A whole answer."""
+    calls = () if isinstance(response, pb.GenerateResponse) else response.message.tool_calls
     return Completion(
         request_id=response.request_id,
         text=response.text if isinstance(response, pb.GenerateResponse) else response.message.content,
         finish_reason=finish_reason(response.finish_reason) or "unknown",
         usage=_usage(response.usage),
         logprobs=_logprobs(response.logprobs),
+        tool_calls=tuple(ToolCall(call.id, call.name, call.arguments) for call in calls),
     )
 
 
 def piece(response: StreamResponse) -> Piece:
     """What is new in a streamed answer."""
+    deltas = () if isinstance(response, pb.GenerateStreamResponse) else response.tool_calls
     return Piece(
         text=response.text,
         logprobs=_logprobs(response.logprobs),
         finish_reason=finish_reason(response.finish_reason),
         usage=_usage(response.usage) if response.HasField("usage") else None,
+        tool_calls=tuple(ToolCallDelta(delta.index, delta.id, delta.name, delta.arguments) for delta in deltas),
     )
 
 

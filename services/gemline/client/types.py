@@ -3,19 +3,40 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function that the model calls; `arguments` is a JSON object as text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """What is new of one call in a stream: id and name come once and first, arguments piece by piece."""
+
+    index: int  # of the call in its answer
+    id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation: `role` is "user", "assistant" or "system"."""
+    """One turn of a conversation: `role` is "user", "assistant", "system", or "tool" for what a call gave."""
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()  # of the assistant's turn
+    tool_call_id: str = ""  # of role "tool": of the call that the content answers
 
 
 Messages: TypeAlias = Sequence[Message | Mapping[str, str]]
-"""A conversation; a mapping has the keys role and content."""
+"""A conversation; a mapping has the keys role and content, and may have tool_call_id."""
 
 
 class Sampling(TypedDict, total=False):
@@ -35,6 +56,10 @@ class Sampling(TypedDict, total=False):
     stop_token_ids: Sequence[int] | None
     ignore_eos: bool | None
     logprobs: int | None
+    response_format: Mapping[str, Any] | None  # as OpenAI's; and {"type": "regex", "regex": ...}, the same for grammar
+    tools: Sequence[Mapping[str, Any]] | None  # as OpenAI's; for chats
+    tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +102,24 @@ class Piece:
     logprobs: tuple[PositionLogprobs, ...] = ()
     finish_reason: str | None = None
     usage: Usage | None = None
+    tool_calls: tuple[ToolCallDelta, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole answer. `finish_reason` is "stop" or "length"."""
+    """A whole answer. `finish_reason` is "stop", "length" or "tool_calls"."""
 
     request_id: str
     text: str
     finish_reason: str
     usage: Usage
     logprobs: tuple[PositionLogprobs, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
 
     @property
     def message(self) -> Message:
         """The answer as the next turn of a conversation."""
-        return Message("assistant", self.text)
+        return Message("assistant", self.text, self.tool_calls)
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ class RemotePrefill:
                 num_streams=outlook.num_streams,
                 tokens_per_s=outlook.tokens_per_s,
             )
-            placement = place(self._settings.mode, here, there)
+            placement = place("never" if request.params.prompt_logprobs else self._settings.mode, here, there)
             if not placement.is_remote:
                 engine.add(request)
             return placement

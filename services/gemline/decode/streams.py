@@ -42,6 +42,8 @@ class GatewayStream:
             event.token_ids.append(token.token_id)
         if token.logprobs is not None:
             event.logprobs.append(logprobs_to_proto(token.logprobs))
+        if token.prompt_logprobs:
+            event.prompt_logprobs.extend(map(logprobs_to_proto, token.prompt_logprobs))
         if token.num_cached:
             event.num_cached_tokens = token.num_cached
         if token.num_resident:

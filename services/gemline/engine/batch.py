@@ -1,9 +1,13 @@
 """One engine step's input as tensors: ragged, all sequences one after the other. Knows no scheduler and no model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
+
+Score = Callable[[int, torch.Tensor], None]
+"""Takes the index of the first of some scored rows, and their logits_RV."""
 
 _MOVED = (
     "token_ids_T",
@@ -34,6 +38,7 @@ class Batch:
     query_start: torch.Tensor  # int64, always on the CPU: B + 1 numbers, from 0 to T
     context_len: torch.Tensor  # int64, always on the CPU: B numbers
     sample_rows: torch.Tensor  # int64: the rows of T whose logits are wanted, in the order of the answer
+    num_scored: int = 0  # of them, the last ones: wanted a few at a time, for they are many
 
     def to(self, device: torch.device) -> Self:
         """The same on the device, in one copy that nobody waits for."""
@@ -45,4 +50,5 @@ class Batch:
         if device.type == "cuda":  # behind what is queued there, without waiting for it
             joined = joined.pin_memory()
         moved = torch.split_with_sizes(joined.to(device, non_blocking=True), sizes)
-        return replace(self, **{name: new.view(old.shape) for name, new, old in zip(_MOVED, moved, parts, strict=True)})
+        there: dict[str, Any] = {name: new.view(old.shape) for name, new, old in zip(_MOVED, moved, parts, strict=True)}
+        return replace(self, **there)

@@ -314,12 +314,13 @@ class Engine:
         """One more token; a held sequence keeps its blocks instead, and the token is for whoever fetches it."""
         is_first = sequence.num_tokens == sequence.num_given
         found = (sequence.num_cached, sequence.num_resident) if is_first else (0, 0)
+        scored = tuple(sequence.prompt_logprobs.values()) if sequence.scores_prompt else ()
         finish = None
         if sequence.hold:
             self._roster.hold(sequence)
         elif (finish := self._roster.answer(sequence, sampled.token_id)) is not None:
             self._roster.remove(sequence.seq_id)
-        return TokenEvent(sequence.seq_id, sampled.token_id, sampled.logprobs, finish, *found)
+        return TokenEvent(sequence.seq_id, sampled.token_id, sampled.logprobs, finish, *found, scored)
 
     def _fail(self, sequence: Sequence, code: str = InternalError.code) -> FailureEvent:
         self.handover.close(sequence.seq_id)

@@ -31,6 +31,9 @@ class TokenEvent:
     finish: FinishReason | None = None
     num_cached: int = 0  # of its tokens, found in a prefix cache and not computed
     num_resident: int = 0  # of its tokens, found in this engine's own
+    prompt_logprobs: tuple[
+        Logprobs, ...
+    ] = ()  # of all the prompt's tokens but the first, if wanted; with the first token
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gemline.engine.batch import Batch
+from gemline.engine.batch import Batch, Score
 from gemline.engine.blocks import num_blocks_for
 from gemline.engine.config import Gemma2Config
 from gemline.engine.kv_cache import KvCache
@@ -16,6 +16,7 @@ from gemline_kernels.backend import Backend, Embedding, Linear, Quantization
 from gemline_kernels.decoding import Decoder
 from gemline_kernels.layers import LayerWeights, Stack, Weights
 
+_SCORED_AT_ONCE = 32  # rows: 32 MB of logits over 256000 tokens
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -58,12 +59,20 @@ class Gemma2Model:
         self._layers = backend.layers(self.weights.stack)
 
     @torch.inference_mode()
-    def forward(self, batch: Batch, cache: KvCache) -> torch.Tensor:
-        """Writes the batch's keys and values into the cache; logits_BV of sample_rows, float32, soft-capped."""
+    def forward(self, batch: Batch, cache: KvCache, score: Score | None = None) -> torch.Tensor:
+        """Writes the batch's keys and values into the cache; logits_BV of sample_rows, float32, soft-capped.
+
+        Those of the scored rows go to `score` instead.
+        """
         weights, on_device = self.weights, batch.to(self.device)
         residual_TD = weights.embedding.rows(on_device.token_ids_T, weights.embedding_scale)
         sampled_BD = self._layers(residual_TD, on_device, cache.pools)
-        return weights.head.logits(sampled_BD, weights.final_cap)
+        num_sampled = len(sampled_BD) - batch.num_scored
+        for start in range(num_sampled, len(sampled_BD), _SCORED_AT_ONCE):
+            scored_RD = sampled_BD[start : start + _SCORED_AT_ONCE]
+            if score is not None:
+                score(start - num_sampled, weights.head.logits(scored_RD, weights.final_cap))
+        return weights.head.logits(sampled_BD[:num_sampled], weights.final_cap)
 
     def decoder(self, cache: KvCache, num_rows: int) -> Decoder | None:
         """Rows for decode steps on the device, over that cache; None where a forward pass is as good."""

@@ -28,6 +28,7 @@ class SamplingParams:
     stop_token_ids: frozenset[int] = frozenset()  # the model's own end tokens included
     num_logprobs: int | None = None  # None: none; 0: the chosen token's; n: the n likeliest too
     constraint: Constraint | None = None  # what the answer must look like
+    prompt_logprobs: bool = False  # num_logprobs also for each of the prompt's tokens but the first
 
     @property
     def greedy(self) -> bool:

@@ -211,6 +211,8 @@ class Roster:
         return sequence
 
     def _begin(self, request: EngineRequest, arrival: int) -> Sequence:
+        if request.params.prompt_logprobs:  # what a cache has is not computed again, and has none
+            return Sequence.begin(request, arrival, self._block_size, self._cache.begin(b"", 0))
         trail = self._cache.begin(request.cache_salt, request.num_public_tokens)
         return Sequence.begin(request, arrival, self._block_size, trail)
 

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gemline.engine.batch import Batch
+from gemline.engine.batch import Batch, Score
 from gemline.engine.blocks import BlockTable
 from gemline.engine.decode_rows import DecodeRows, choice, is_chosen_by_logits
 from gemline.engine.kv_cache import KvCache
 from gemline.engine.sampling import Sampled, SampleRow, sample
 from gemline.engine.scheduler import Chunk
+from gemline.engine.scoring import PromptScores
 from gemline.engine.sequence import Sequence
 from gemline_kernels.decoding import Decoder
 
@@ -25,8 +26,11 @@ class Model(Protocol):
     def device(self) -> torch.device:
         """Where its cache has to be."""
 
-    def forward(self, batch: Batch, cache: KvCache) -> torch.Tensor:
-        """Writes the batch's keys and values into the cache; logits_BV of sample_rows, float32, soft-capped."""
+    def forward(self, batch: Batch, cache: KvCache, score: Score | None = None) -> torch.Tensor:
+        """Writes the batch's keys and values into the cache; logits_BV of sample_rows, float32, soft-capped.
+
+        Those of the scored rows go to `score` instead, a few rows at a time and in order.
+        """
 
     def decoder(self, cache: KvCache, num_rows: int) -> Decoder | None:
         """Rows for decode steps on the device, over that cache; None where a forward pass is as good."""
@@ -73,7 +77,9 @@ class Runner:
         if not chunks:
             return {}
         complete = [c.seq_id for c in chunks if c.stop == sequences[c.seq_id].num_tokens]
-        logits_BV = self._model.forward(collect(chunks, sequences, self._cache.block_size), self._cache)
+        scores = PromptScores(chunks, sequences)
+        batch = scores.added_to(collect(chunks, sequences, self._cache.block_size))
+        logits_BV = self._model.forward(batch, self._cache, scores.take)
         sampled = self._sample(logits_BV, [sequences[seq_id] for seq_id in complete])
         return dict(zip(complete, sampled, strict=True))
 

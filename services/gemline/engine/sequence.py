@@ -6,7 +6,7 @@ from typing import Self
 
 from gemline.engine.blocks import BlockTable
 from gemline.engine.constraint import Matcher
-from gemline.engine.events import FinishReason
+from gemline.engine.events import FinishReason, Logprobs
 from gemline.engine.history import History
 from gemline.engine.params import SamplingParams
 from gemline.engine.prefix_tree import Trail
@@ -43,6 +43,7 @@ class Sequence:
     trail: Trail | None = None  # in the prefix cache; None when it shares nothing
     history: History = field(default_factory=History)  # for penalties alone; empty when there are none
     matcher: Matcher | None = None  # of a constrained answer
+    prompt_logprobs: dict[int, Logprobs] = field(default_factory=dict)  # by position, if wanted, as they are computed
 
     @classmethod
     def begin(cls, request: EngineRequest, arrival: int, block_size: int, trail: Trail | None = None) -> Self:
@@ -75,6 +76,11 @@ class Sequence:
     def decodes(self) -> bool:
         """Whether one token is all it lacks to be given its next; otherwise it prefills."""
         return len(self.token_ids) - self.num_computed == 1
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the log-probabilities of its prompt are to be told with its next token."""
+        return self.params.prompt_logprobs and len(self.token_ids) == self.num_prompt_tokens
 
     @property
     def may_go_on(self) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import torch
 
-from gemline.engine.batch import Batch
+from gemline.engine.batch import Batch, Score
 from gemline.engine.config import Gemma2Config
 from gemline.engine.engine import Engine
 from gemline.engine.kv_cache import KvCache
@@ -62,13 +62,16 @@ class ToyModel:
         self._broken_token_id = broken_token_id
         self._looks_ahead = looks_ahead
 
-    def forward(self, batch: Batch, cache: KvCache) -> torch.Tensor:
+    def forward(self, batch: Batch, cache: KvCache, score: Score | None = None) -> torch.Tensor:
         """The likeliest token is `toy_next`; each one further up from it, and around, is half a nat less likely."""
         self._write(batch, cache)
         if self._broken_token_id in batch.token_ids_T.tolist():
             raise RuntimeError(f"token {self._broken_token_id} breaks the toy")
         rows = [self._logits(batch, cache, row) for row in batch.sample_rows.tolist()]
-        return torch.stack(rows) if rows else torch.empty((0, self._config.vocab_size))
+        num_sampled = len(rows) - batch.num_scored
+        if score is not None and batch.num_scored:
+            score(0, torch.stack(rows[num_sampled:]))
+        return torch.stack(rows[:num_sampled]) if num_sampled else torch.empty((0, self._config.vocab_size))
 
     def decoder(self, cache: KvCache, num_rows: int) -> Decoder | None:
         """Rows that compute as they are launched, if it looks ahead."""

@@ -1,9 +1,10 @@
 """From a request's token ids to the pieces of its answer: characters made whole, stop strings found, tokens counted."""
 
 from gemline.engine.events import FinishReason
+from gemline.gateway.echo import Echo, position_of
 from gemline.gateway.inbox import Delivery
-from gemline.gateway.requests import Piece, PositionLogprobs, TokenLogprob, Usage
-from gemline.internal.v1 import sampling_pb2
+from gemline.gateway.requests import Piece, PositionLogprobs, Usage
+from gemline.gateway.tool_calls import CallReader, with_calls
 from gemline.text.detokenizer import IncrementalDecoder
 from gemline.text.stops import StopMatcher
 from gemline.text.tokenizer import Tokenizer
@@ -12,8 +13,19 @@ from gemline.text.tokenizer import Tokenizer
 class Assembler:
     """Of one answer. A stop string ends it, whatever the worker still sends; the text of an end token is left out."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...], num_prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stops: tuple[str, ...],
+        num_prompt_tokens: int,
+        *,
+        reads_calls: bool = False,
+        echo: Echo | None = None,
+    ) -> None:
+        """`reads_calls`: what is said in the form of a call is one. With an `echo` the prompt stands before it all."""
         self._tokenizer = tokenizer
+        self._calls = CallReader() if reads_calls else None
+        self._echo = echo
         self._decoder = IncrementalDecoder(tokenizer)
         self._matcher = StopMatcher(stops) if stops else None
         self._num_prompt_tokens = num_prompt_tokens
@@ -23,6 +35,12 @@ class Assembler:
 
     def push(self, delivery: Delivery) -> Piece | None:
         """The next piece, or None while there is nothing to show: half a character, half a stop string."""
+        piece = self._plain(delivery)
+        if piece is not None and self._calls is not None:
+            piece = with_calls(self._calls, piece)
+        return self._echo.push(delivery, piece) if self._echo is not None else piece
+
+    def _plain(self, delivery: Delivery) -> Piece | None:
         if self._matcher is None:
             text, finish, num_used = self._decode(delivery), delivery.finish, len(delivery.token_ids)
         else:
@@ -30,7 +48,7 @@ class Assembler:
         self.num_tokens += num_used
         self._num_found += delivery.num_cached
         if delivery.logprobs:
-            self._logprobs.extend(self._position(logprobs) for logprobs in delivery.logprobs[:num_used])
+            self._logprobs.extend(position_of(self._tokenizer, logprobs) for logprobs in delivery.logprobs[:num_used])
         if finish is not None:
             usage = Usage(self._num_prompt_tokens, self.num_tokens, self.num_cached)
             return Piece(text, self._take_logprobs(), finish.value, usage)
@@ -64,14 +82,6 @@ class Assembler:
             return ()
         logprobs, self._logprobs = self._logprobs, []
         return tuple(logprobs)
-
-    def _position(self, message: sampling_pb2.Logprobs) -> PositionLogprobs:
-        chosen, *top = map(self._token, message.token_ids, message.values)
-        return PositionLogprobs(chosen, tuple(top))
-
-    def _token(self, token_id: int, logprob: float) -> TokenLogprob:
-        data = self._tokenizer.token_bytes(token_id)
-        return TokenLogprob(token_id, data.decode(errors="replace"), data, logprob)
 
 
 def _shown(delivery: Delivery) -> list[int]:

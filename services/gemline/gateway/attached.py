@@ -20,7 +20,7 @@ class Attached:
         self._last_handle = 0
         self._outgoing: asyncio.Queue[decode_pb2.AttachRequest | None] = asyncio.Queue()
         self._broken_by: Reason | None = None
-        self._pending: dict[int, int] = {}  # tokens of the prompts that have no first token yet, by handle
+        self._pending: dict[int, int] = {}  # tokens to compute of those without a first one, by handle
         self.num_reported = 0  # sequences running and waiting there, as the last step said
         self.num_submitted = 0  # by us, since then
         self.reported_at_s = float("-inf")  # of the monotonic clock
@@ -32,7 +32,7 @@ class Attached:
 
     @property
     def num_pending_tokens(self) -> int:
-        """Of our prompts there that have no first token yet."""
+        """To be computed there of our prompts that have no first token yet."""
         return sum(self._pending.values())
 
     @property
@@ -49,14 +49,17 @@ class Attached:
         """Introduce ourselves; comes before everything else."""
         self._outgoing.put_nowait(decode_pb2.AttachRequest(hello=hello))
 
-    def submit(self, submit: decode_pb2.Submit) -> Inbox:
-        """Send a request, filling in its handle; raises the stream's error when it is broken."""
+    def submit(self, submit: decode_pb2.Submit, num_found: int = 0) -> Inbox:
+        """Send a request, filling in its handle; raises the stream's error when it is broken.
+
+        `num_found` of its tokens are expected to be cached there.
+        """
         if self._broken_by is not None:
             raise Unavailable(error_of_break(self._broken_by).message)
         submit.handle = handle = self._new_handle()
         inbox = self._inboxes[handle] = Inbox(lambda: self._cancel(handle))
         self.num_submitted += 1
-        self._pending[handle] = len(submit.token_ids)
+        self._pending[handle] = len(submit.token_ids) - num_found
         self._outgoing.put_nowait(decode_pb2.AttachRequest(submit=submit))
         return inbox
 

@@ -18,6 +18,7 @@ from gemline.gateway.answer import Answer, Source
 from gemline.gateway.assemble import Assembler
 from gemline.gateway.catalog import Catalog
 from gemline.gateway.dispatch import Dispatch, Ground
+from gemline.gateway.echo import echo_of
 from gemline.gateway.encoder import Encoder, prompt_param
 from gemline.gateway.fair_queue import FairQueue
 from gemline.gateway.kv_layout import kv_layout
@@ -229,7 +230,13 @@ class Gateway:
         )
         account = await self._start(tenant, request, card, dispatch, len(token_ids), sampling.max_tokens)
         observation.begun(len(token_ids))
-        assembler = Assembler(tokenizer, request.sampling.stop, len(token_ids))
+        assembler = Assembler(
+            tokenizer,
+            request.sampling.stop,
+            len(token_ids),
+            reads_calls=request.reads_calls,
+            echo=echo_of(request, tokenizer, token_ids),
+        )
         source: Source = dispatch
         if recording is not None:
             source = recording.begin(dispatch, token_ids, sampling.stop_token_ids, tokenizer)

@@ -3,11 +3,14 @@
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
+from gemline.errors import InvalidRequest
 from gemline.gateway import grpc_convert as convert
 from gemline.gateway.answer import Answer
 from gemline.gateway.core import Gateway
 from gemline.gateway.grpc_call import Call, Context, greet, named
-from gemline.gateway.requests import GenerationRequest, Piece, PositionLogprobs, Prompt
+from gemline.gateway.grpc_formats import tool_use
+from gemline.gateway.requests import CallDelta, GenerationRequest, Piece, PositionLogprobs, Prompt
+from gemline.gateway.tools import ToolUse
 from gemline.v1 import inference_pb2 as pb
 from gemline.v1.inference_pb2_grpc import InferenceServicer
 
@@ -17,6 +20,7 @@ class _Whole(NamedTuple):
 
     text: str
     logprobs: list[PositionLogprobs]
+    calls: list[CallDelta]
     last: Piece
 
 
@@ -34,6 +38,7 @@ class PublicServicer(InferenceServicer):
         call = await greet(self._gateway, context)
         with named(call.request_id):
             prompt = convert.text_prompt(request.prompt)
+            _refuse_tools(request.sampling)
             whole = await self._whole(call, request.model, prompt, request.sampling)
             return pb.GenerateResponse(
                 request_id=call.request_id,
@@ -50,6 +55,7 @@ class PublicServicer(InferenceServicer):
         call = await greet(self._gateway, context)
         with named(call.request_id):
             prompt = convert.text_prompt(request.prompt)
+            _refuse_tools(request.sampling)
             async with await self._answer(call, request.model, prompt, request.sampling) as answer:
                 async for piece in answer:
                     yield pb.GenerateStreamResponse(
@@ -64,11 +70,14 @@ class PublicServicer(InferenceServicer):
         """The model's whole turn."""
         call = await greet(self._gateway, context)
         with named(call.request_id):
-            prompt = convert.chat_prompt(request.messages)
-            whole = await self._whole(call, request.model, prompt, request.sampling)
+            use = tool_use(request.sampling.tools)
+            prompt = convert.chat_prompt(request.messages, use)
+            whole = await self._whole(call, request.model, prompt, request.sampling, use)
             return pb.ChatResponse(
                 request_id=call.request_id,
-                message=pb.Message(role=pb.ROLE_ASSISTANT, content=whole.text),
+                message=pb.Message(
+                    role=pb.ROLE_ASSISTANT, content=whole.text, tool_calls=convert.whole_calls(whole.calls)
+                ),
                 finish_reason=convert.finish_reason(whole.last),
                 usage=convert.usage(whole.last.usage),
                 logprobs=convert.logprobs(whole.logprobs),
@@ -78,8 +87,9 @@ class PublicServicer(InferenceServicer):
         """The model's turn, piece by piece."""
         call = await greet(self._gateway, context)
         with named(call.request_id):
-            prompt = convert.chat_prompt(request.messages)
-            async with await self._answer(call, request.model, prompt, request.sampling) as answer:
+            use = tool_use(request.sampling.tools)
+            prompt = convert.chat_prompt(request.messages, use)
+            async with await self._answer(call, request.model, prompt, request.sampling, use) as answer:
                 async for piece in answer:
                     yield pb.ChatStreamResponse(
                         request_id=call.request_id,
@@ -87,6 +97,7 @@ class PublicServicer(InferenceServicer):
                         finish_reason=convert.finish_reason(piece),
                         usage=convert.usage(piece.usage),
                         logprobs=convert.logprobs(piece.logprobs),
+                        tool_calls=convert.calls(piece.calls),
                     )
 
     async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
@@ -103,18 +114,30 @@ class PublicServicer(InferenceServicer):
         with named(call.request_id):
             return pb.ListModelsResponse(models=map(convert.model, self._gateway.models(call.tenant)))
 
-    async def _answer(self, call: Call, model: str, prompt: Prompt, sampling: pb.SamplingOptions) -> Answer:
-        request = GenerationRequest(call.request_id, model, prompt, convert.sampling_options(sampling))
+    async def _answer(
+        self, call: Call, model: str, prompt: Prompt, sampling: pb.SamplingOptions, use: ToolUse | None = None
+    ) -> Answer:
+        options = convert.sampling_options(sampling, use)
+        request = GenerationRequest(call.request_id, model, prompt, options, reads_calls=use is not None)
         try:
             return await self._gateway.generate(call.tenant, request, traceparent=call.traceparent)
         finally:
             call.tell_standing()
 
-    async def _whole(self, call: Call, model: str, prompt: Prompt, sampling: pb.SamplingOptions) -> _Whole:
+    async def _whole(
+        self, call: Call, model: str, prompt: Prompt, sampling: pb.SamplingOptions, use: ToolUse | None = None
+    ) -> _Whole:
         texts: list[str] = []
         logprobs: list[PositionLogprobs] = []
-        async with await self._answer(call, model, prompt, sampling) as answer:
+        calls: list[CallDelta] = []
+        async with await self._answer(call, model, prompt, sampling, use) as answer:
             async for piece in answer:
                 texts.append(piece.text)
                 logprobs.extend(piece.logprobs)
-        return _Whole("".join(texts), logprobs, piece)
+                calls.extend(piece.calls)
+        return _Whole("".join(texts), logprobs, calls, piece)
+
+
+def _refuse_tools(sampling: pb.SamplingOptions) -> None:
+    if sampling.tools.tools:
+        raise InvalidRequest("tools are for the answers of chats", param="tools")

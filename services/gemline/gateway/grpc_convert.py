@@ -8,9 +8,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from gemline.cluster.records import ModelCard
 from gemline.errors import InvalidRequest
+from gemline.gateway.grpc_formats import constraint
 from gemline.gateway.requests import (
     MAX_MESSAGES,
-    Message,
+    CallDelta,
     Piece,
     PositionLogprobs,
     Prompt,
@@ -19,11 +20,17 @@ from gemline.gateway.requests import (
     Usage,
 )
 from gemline.gateway.sessions import Session
+from gemline.gateway.tool_calls import joined_calls
+from gemline.gateway.tools import Said, SaidCall, ToolUse, told_messages, tools_constraint
 from gemline.v1 import inference_pb2 as pb
 from gemline.v1 import sessions_pb2
 
-_ROLES = {pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "assistant", pb.ROLE_SYSTEM: "system"}
-_FINISH_REASONS = {"stop": pb.FINISH_REASON_STOP, "length": pb.FINISH_REASON_LENGTH}
+_ROLES = {pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "assistant", pb.ROLE_SYSTEM: "system", pb.ROLE_TOOL: "tool"}
+_FINISH_REASONS = {
+    "stop": pb.FINISH_REASON_STOP,
+    "length": pb.FINISH_REASON_LENGTH,
+    "tool_calls": pb.FINISH_REASON_TOOL_CALLS,
+}
 _OPTIONAL = (
     *("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "logprobs"),
     *("repetition_penalty", "presence_penalty", "frequency_penalty"),
@@ -35,13 +42,13 @@ def text_prompt(text: str) -> Prompt:
     return Prompt(text=text)
 
 
-def chat_prompt(messages: Sequence[pb.Message]) -> Prompt:
+def chat_prompt(messages: Sequence[pb.Message], use: ToolUse | None = None) -> Prompt:
     """The messages of a conversation; raises InvalidRequest for too many, and for a role that is none."""
     if len(messages) > MAX_MESSAGES:
         raise InvalidRequest(
             f"messages has {len(messages)} entries; at most {MAX_MESSAGES} are taken", param="messages"
         )
-    return Prompt(messages=tuple(_message(index, message) for index, message in enumerate(messages)))
+    return Prompt(messages=told_messages([_said(index, message) for index, message in enumerate(messages)], use))
 
 
 def counted_prompt(request: pb.CountTokensRequest) -> Prompt:
@@ -51,8 +58,9 @@ def counted_prompt(request: pb.CountTokensRequest) -> Prompt:
     return chat_prompt(request.messages) if request.messages else text_prompt(request.prompt)
 
 
-def sampling_options(message: pb.SamplingOptions) -> SamplingOptions:
-    """What the user set; fields that are not set are None."""
+def sampling_options(message: pb.SamplingOptions, use: ToolUse | None = None) -> SamplingOptions:
+    """What the user set; fields that are not set are None. Raises InvalidRequest for a form that is too large."""
+    form = constraint(message.response_format)
     given = {field.name: value for field, value in message.ListFields() if field.name in _OPTIONAL}
     return SamplingOptions(
         **given,
@@ -60,7 +68,18 @@ def sampling_options(message: pb.SamplingOptions) -> SamplingOptions:
         stop=tuple(message.stop),
         stop_token_ids=tuple(message.stop_token_ids),
         ignore_eos=message.ignore_eos,
+        constraint=form if use is None else tools_constraint(use, form),
     )
+
+
+def calls(deltas: Iterable[CallDelta]) -> list[pb.ToolCallDelta]:
+    """The messages of what is new of some calls."""
+    return [pb.ToolCallDelta(index=one.index, id=one.call_id, name=one.name, arguments=one.arguments) for one in deltas]
+
+
+def whole_calls(deltas: Iterable[CallDelta]) -> list[pb.ToolCall]:
+    """The messages of calls, each in one piece."""
+    return [pb.ToolCall(id=one.call_id, name=one.name, arguments=one.arguments) for one in joined_calls(deltas)]
 
 
 def finish_reason(piece: Piece) -> pb.FinishReason.ValueType:
@@ -121,12 +140,13 @@ def _timestamp(time_us: int) -> Timestamp:
     return Timestamp(seconds=time_us // 1_000_000, nanos=time_us % 1_000_000 * 1000)
 
 
-def _message(index: int, message: pb.Message) -> Message:
+def _said(index: int, message: pb.Message) -> Said:
     role = _ROLES.get(message.role)
     if role is None:
         raise InvalidRequest(f"messages[{index}].role is {message.role}, which is no role", param="messages")
-    return Message(role, message.content)
+    calls = tuple(SaidCall(call.name, call.arguments, call.id) for call in message.tool_calls)
+    return Said(role, message.content, calls, message.tool_call_id)
 
 
 def _token(token: TokenLogprob) -> pb.TokenLogprob:
-    return pb.TokenLogprob(token_id=token.token_id, text=token.text, bytes=token.data, logprob=token.logprob)
+    return pb.TokenLogprob(token_id=token.token_id, text=token.text, bytes=token.data, logprob=token.logprob or 0.0)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from gemline.gateway import grpc_convert as convert
 from gemline.gateway.core import Gateway
 from gemline.gateway.grpc_call import Context, greet, named
+from gemline.gateway.grpc_formats import tool_use
 from gemline.gateway.requests import GenerationRequest
 from gemline.v1 import sessions_pb2 as pb
 from gemline.v1.sessions_pb2_grpc import SessionsServicer
@@ -60,8 +61,12 @@ class PublicSessions(SessionsServicer):
         """The model's next turn, piece by piece."""
         call = await greet(self._gateway, context)
         with named(call.request_id):
-            prompt = convert.chat_prompt(request.messages)
-            asked = GenerationRequest(call.request_id, "", prompt, convert.sampling_options(request.sampling))
+            use = tool_use(request.sampling.tools)
+            prompt, options = (
+                convert.chat_prompt(request.messages, use),
+                convert.sampling_options(request.sampling, use),
+            )
+            asked = GenerationRequest(call.request_id, "", prompt, options, reads_calls=use is not None)
             answer = await self._sessions.generate(call.tenant, request.session_id, asked, traceparent=call.traceparent)
             async with answer:
                 async for piece in answer:
@@ -71,4 +76,5 @@ class PublicSessions(SessionsServicer):
                         finish_reason=convert.finish_reason(piece),
                         usage=convert.usage(piece.usage),
                         logprobs=convert.logprobs(piece.logprobs),
+                        tool_calls=convert.calls(piece.calls),
                     )

@@ -1,7 +1,7 @@
 """What has come for one request and was not read yet: between a decode worker's stream and the request's reader."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gemline.engine.events import FinishReason
@@ -19,6 +19,7 @@ class Delivery(NamedTuple):
     finish: FinishReason | None
     num_cached: int = 0  # of the prompt's tokens, found in a prefix cache; comes with the first id
     num_resident: int = 0  # of them, found in the decode worker's own
+    prompt_logprobs: Sequence[sampling_pb2.Logprobs] = ()  # of all the prompt's tokens but the first; with the first id
 
 
 class Inbox:
@@ -36,6 +37,7 @@ class Inbox:
         "_logprobs",
         "_num_cached",
         "_num_resident",
+        "_prompt_logprobs",
         "_token_ids",
         "_waiter",
         "broken_by",
@@ -47,6 +49,7 @@ class Inbox:
         self._cancel = cancel
         self._token_ids: list[int] = []
         self._logprobs: list[sampling_pb2.Logprobs] = []
+        self._prompt_logprobs: Sequence[sampling_pb2.Logprobs] = ()
         self._num_cached = self._num_resident = 0
         self._finish: FinishReason | None = None
         self._error: GemlineError | None = None
@@ -67,6 +70,8 @@ class Inbox:
             self._token_ids.extend(event.token_ids)
         if event.logprobs:
             self._logprobs.extend(event.logprobs)
+        if event.prompt_logprobs:
+            self._prompt_logprobs = event.prompt_logprobs
         if event.num_cached_tokens:
             self._num_cached = event.num_cached_tokens
         if event.num_resident_tokens:
@@ -101,8 +106,16 @@ class Inbox:
                 self._waiter = None
         if self._error is not None and not self._token_ids:
             raise self._error
-        delivery = Delivery(self._token_ids, self._logprobs, self._finish, self._num_cached, self._num_resident)
+        delivery = Delivery(
+            self._token_ids,
+            self._logprobs,
+            self._finish,
+            self._num_cached,
+            self._num_resident,
+            self._prompt_logprobs,
+        )
         self._token_ids, self._logprobs, self._num_cached, self._num_resident = [], [], 0, 0
+        self._prompt_logprobs = ()
         return delivery
 
     def _has_news(self) -> bool:

@@ -112,11 +112,14 @@ class DecodeLink:
             return False
         return has_room(candidate, num_tokens + pending, window)
 
-    def submit(self, submit: decode_pb2.Submit) -> Inbox:
-        """Send a request; raises Unavailable when the stream does not stand."""
+    def submit(self, submit: decode_pb2.Submit, num_found: int = 0) -> Inbox:
+        """Send a request, of which so many tokens are expected to be cached there.
+
+        Raises Unavailable when the stream does not stand.
+        """
         if self._attached is None:
             raise Unavailable("the decode worker is not attached; try again")
-        return self._attached.submit(submit)
+        return self._attached.submit(submit, num_found)
 
     async def answers(self) -> bool:
         """Whether the worker is alive now: one that was just killed may hold its connections open for a while."""

@@ -113,7 +113,7 @@ class Links:
     ) -> Place:
         """As `submit`, without waiting for anything."""
         link, num_hit_tokens = self._route(card, submit, avoid, owner)
-        return Place(link.record.worker_id, link.submit(submit), num_hit_tokens, link.candidate().life)
+        return Place(link.record.worker_id, link.submit(submit, num_hit_tokens), num_hit_tokens, link.candidate().life)
 
     def pick(self, card: ModelCard, submit: decode_pb2.Submit, avoid: Collection[str] = ()) -> DecodeLink:
         """The link that `submit_now` would take."""

@@ -7,6 +7,7 @@ from typing import Self
 
 from gemline.cluster.access import BANDS, Access, Band, TenantRecord
 from gemline.cluster.limits import Scope
+from gemline.engine.constraint import Constraint
 from gemline.gateway.fair_queue import Asking
 from gemline.gateway.routing import Life
 from gemline.gateway.standing import Standing
@@ -74,6 +75,8 @@ class SamplingOptions:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    constraint: Constraint | None = None  # what the answer must look like
+    echo: bool = False  # the answer begins with the prompt, and its log-probabilities if there are any
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,7 @@ class GenerationRequest:
     band: Band | None = None  # how urgent it is; None: as its tenant is by itself
     timeout_s: float | None = None  # of the caller's patience
     owner: Life | None = None  # the worker that has the keys and values of what came before, if any does
+    reads_calls: bool = False  # what the answer says in the form of a call is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ class TokenLogprob:
     token_id: int
     text: str
     data: bytes
-    logprob: float
+    logprob: float | None  # None where nothing stands before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +131,24 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class CallDelta:
+    """What is new of one call of a function: its id and name come once and first, its arguments piece by piece."""
+
+    index: int  # of the call in its answer
+    call_id: str
+    name: str
+    arguments: str  # a part of a JSON object
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
-    """What is new in an answer. The last piece, and only it, has finish_reason ("stop" or "length") and usage."""
+    """What is new in an answer. The last piece, and only it, has finish_reason and usage.
+
+    The reason is "stop", "length", or "tool_calls" where functions are to be called.
+    """
 
     text: str
     logprobs: tuple[PositionLogprobs, ...] = ()
     finish_reason: str | None = None
     usage: Usage | None = None
+    calls: tuple[CallDelta, ...] = ()

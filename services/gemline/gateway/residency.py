@@ -1,11 +1,13 @@
 """What each worker's prefix cache holds, as the workers say, by prefix: how much of a prompt each would find."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import compress
 from typing import Generic, TypeVar
 
 from gemline.engine.block_hash import Roots, extend_hashes
 
 NAME_BYTES = 8  # of a block's hash, as in `gemline.engine.residency`
+_AS_NUMBERS = bytes.maketrans(b"01", b"\0\1")
 KeyT = TypeVar("KeyT")
 
 
@@ -58,20 +60,17 @@ class ResidencyIndex(Generic[KeyT]):
         """For each worker that holds any, how many blocks of the prompt it would find."""
         found: dict[KeyT, int] = {}
         others, holders = -1, self._holders  # all bits: workers whose longest hit is not found yet
-        for index in range(len(names) - 1, -1, -1):
-            new = holders.get(names[index], 0) & others
+        for index in reversed([index for index, name in enumerate(names) if name in holders]):
+            new = holders[names[index]] & others
             if new:
-                found.update((worker, index + 1) for worker in self._of(new))
+                found.update(dict.fromkeys(self._of(new), index + 1))
                 others &= ~new
         return found
 
     def _of(self, bits: int) -> Iterator[KeyT]:
-        while bits:
-            low = bits & -bits
-            worker = self._workers[low.bit_length() - 1]
-            if worker is not None:
-                yield worker
-            bits ^= low
+        """By `compress`, which looks at 500 workers in the time that arithmetic on so many bits takes for a few."""
+        lowest_first = format(bits, "b")[::-1].encode().translate(_AS_NUMBERS)
+        return (worker for worker in compress(self._workers, lowest_first) if worker is not None)
 
     def _forget(self, name: bytes, bit: int) -> None:
         left = self._holders[name] & ~bit

@@ -69,14 +69,16 @@ def choose(candidates: Sequence[Candidate], wish: Wish, hit_tokens: Mapping[Cand
     owner = wish.owner
     if owner is not None and owner.load <= least + MOST_AHEAD and has_room(owner, wish.num_tokens, wish.window):
         return Route(owner, hit_tokens.get(owner, 0))
-    likely = [candidate for candidate in hit_tokens if has_room(candidate, wish.num_tokens, wish.window)]
-    best = min((*likely, idle), key=lambda candidate: _work(candidate, hit_tokens))
+    best, least_work = idle, _work(idle, hit_tokens.get(idle, 0))
+    for candidate, num_hit in hit_tokens.items():
+        work = _work(candidate, num_hit)
+        if work < least_work and has_room(candidate, wish.num_tokens, wish.window):
+            best, least_work = candidate, work
     return Route(best, hit_tokens.get(best, 0))
 
 
-def _work(candidate: Candidate, hit_tokens: Mapping[Candidate, int]) -> tuple[int, int]:
+def _work(candidate: Candidate, num_hit: int) -> tuple[int, int]:
     """Beyond what every worker has to do; among equals the longer hit, as that leaves more of the machine to others."""
-    num_hit = hit_tokens.get(candidate, 0)
     return TOKENS_PER_SEQUENCE * candidate.load - num_hit, -num_hit
 
 

@@ -31,7 +31,10 @@ def resolve_sampling(
     """
     temperature = _or(options.temperature, 1.0)
     return SamplingParams(
-        max_tokens=_max_tokens(options.max_tokens, card, num_prompt_tokens, prompt_param),
+        # With nothing to generate, one token is: an engine gives a prompt's log-probabilities with the first one.
+        max_tokens=_max_tokens(
+            options.max_tokens or (1 if options.max_tokens == 0 else None), card, num_prompt_tokens, prompt_param
+        ),
         temperature=temperature if temperature >= MIN_TEMPERATURE else 0.0,
         top_k=_or(options.top_k, 0),
         top_p=_or(options.top_p, 1.0),
@@ -43,13 +46,16 @@ def resolve_sampling(
         logit_bias=dict(options.logit_bias),
         stop_token_ids=_stop_token_ids(options, card),
         num_logprobs=options.logprobs,
+        constraint=options.constraint,
+        prompt_logprobs=options.echo and options.logprobs is not None,
     )
 
 
 def check_sampling(options: SamplingOptions, card: ModelCard) -> None:
     """All that can be refused before the prompt was read; raises InvalidRequest naming field, value and range."""
-    if options.max_tokens is not None and options.max_tokens < 1:
-        raise InvalidRequest(f"max_tokens must be at least 1, not {options.max_tokens}", param="max_tokens")
+    least = 0 if options.echo else 1
+    if options.max_tokens is not None and options.max_tokens < least:
+        raise InvalidRequest(f"max_tokens must be at least {least}, not {options.max_tokens}", param="max_tokens")
     _check_range("temperature", options.temperature, 0, 2)
     _check_range("top_k", options.top_k, 0, 2**31 - 1)
     _check_range("top_p", options.top_p, 0, 1, above=MIN_FLOAT32)
@@ -60,6 +66,9 @@ def check_sampling(options: SamplingOptions, card: ModelCard) -> None:
     _check_range("frequency_penalty", options.frequency_penalty, -2, 2)
     _check_range("logprobs", options.logprobs, 0, 20)
     _check_stops(options.stop)
+    if options.constraint is not None and options.ignore_eos:
+        message = f"ignore_eos cannot be set beside {options.constraint.param}: such an answer ends where it must"
+        raise InvalidRequest(message, param="ignore_eos")
     _check_count("stop_token_ids", len(options.stop_token_ids), MAX_STOP_TOKEN_IDS)
     check_token_ids("stop_token_ids", options.stop_token_ids, card.vocab_size)
     _check_count("logit_bias", len(options.logit_bias), MAX_LOGIT_BIAS)

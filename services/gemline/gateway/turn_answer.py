@@ -43,9 +43,9 @@ class TurnAnswer:
         piece = self._last or await self._next()
         if piece.finish_reason is None:
             return piece
-        if piece.text or piece.logprobs:
-            self._last = replace(piece, text="", logprobs=())
-            return Piece(piece.text, piece.logprobs)
+        if piece.text or piece.logprobs or piece.calls:
+            self._last = replace(piece, text="", logprobs=(), calls=())
+            return replace(piece, finish_reason=None, usage=None)
         self._is_open = False
         await self._save(self._new_ids(piece), self._recording.life)
         return piece

@@ -36,6 +36,7 @@ def sampling_to_proto(params: SamplingParams) -> sampling_pb2.SamplingParams:
         logit_bias=params.logit_bias,
         stop_token_ids=sorted(params.stop_token_ids),
         num_logprobs=params.num_logprobs,
+        prompt_logprobs=params.prompt_logprobs,
         constraint=None if params.constraint is None else _constraint_to_proto(params.constraint),
     )
 
@@ -55,6 +56,7 @@ def sampling_from_proto(message: sampling_pb2.SamplingParams) -> SamplingParams:
         logit_bias=dict(message.logit_bias),
         stop_token_ids=frozenset(message.stop_token_ids),
         num_logprobs=message.num_logprobs if message.HasField("num_logprobs") else None,
+        prompt_logprobs=message.prompt_logprobs,
         constraint=_constraint_from_proto(message.constraint) if message.HasField("constraint") else None,
     )
 

@@ -16,6 +16,11 @@ def chat(content: str = "hello", **fields: Any) -> dict[str, Any]:
     return {"model": MODEL, "messages": [{"role": "user", "content": content}], **fields}
 
 
+DEEP: dict[str, object] = {}
+for _ in range(70):
+    DEEP = {"items": DEEP}
+
+
 def error_of(answer: httpx.Response) -> dict[str, Any]:
     """The error, after a look at its form."""
     assert answer.headers["content-type"] == "application/json"
@@ -95,9 +100,29 @@ def test_a_prompt_over_the_context_is_a_bad_request(client: openai.OpenAI) -> No
         ("model", ""),
         ("model", 5),
         ("tools", [{"type": "function"}]),
+        ("tools", [{"type": "custom", "custom": {"name": "f"}}]),
+        ("tools", [{"type": "function", "function": {"name": "no name"}}]),
+        ("tools", [{"type": "function", "function": {"name": "f"}}] * 2),
+        ("tools", [{"type": "function", "function": {"name": "f", "parameters": []}}]),
+        ("tools", [{"type": "function", "function": {"name": "f"}}] * 129),
+        ("tools", [{"type": "function", "function": {"name": "f", "parameters": DEEP}}]),
+        ("tools", [{"type": "function", "function": {"name": "f", "parameters": {"enum": ["x" * 70_000]}}}]),
         ("tool_choice", "required"),
         ("functions", [{}]),
-        ("response_format", {"type": "json_object"}),
+        ("response_format", {"type": "xml"}),
+        ("response_format", {"type": "json_schema"}),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "no schema"}}),
+        ("response_format", {"type": "json_schema", "json_schema": {"schema": [1]}}),
+        ("response_format", {"type": "json_schema", "json_schema": {"schema": DEEP}}),
+        ("response_format", {"type": "json_schema", "json_schema": {"schema": {"enum": ["x" * 70_000]}}}),
+        ("response_format", {"type": "regex"}),
+        ("response_format", {"type": "regex", "regex": ""}),
+        ("response_format", {"type": "regex", "regex": "x" * 70_000}),
+        ("response_format", {"type": "grammar", "grammar": 5}),
+        ("service_tier", "slow"),
+        ("user", 5),
+        ("metadata", {"a": 1}),
+        ("prompt_cache_key", []),
         ("audio", {}),
         ("modalities", ["text", "audio"]),
     ],
@@ -122,7 +147,9 @@ def test_a_bad_field_is_named(http: httpx.Client, field: str, value: object) -> 
         ("prompt", [2**31]),
         ("prompt", [256]),
         ("prompt", ["a"] * 9),
-        ("echo", True),
+        ("echo", "yes"),
+        ("max_tokens", 0),
+        ("response_format", {"type": "regex"}),
         ("suffix", "end"),
         ("best_of", 2),
         ("logprobs", True),
@@ -132,19 +159,20 @@ def test_a_bad_field_is_named(http: httpx.Client, field: str, value: object) -> 
 def test_a_bad_field_of_completions_is_named(http: httpx.Client, field: str, value: object) -> None:
     answer = http.post("/v1/completions", json={"model": MODEL, "prompt": "x", field: value})
     assert answer.status_code == 400
-    assert error_of(answer)["param"] == field
+    assert error_of(answer)["param"].split(".")[0] == field
 
 
 @pytest.mark.parametrize(
     ("messages", "param"),
     [
-        ([{"role": "tool", "content": "x"}], "messages[0].role"),
+        ([{"role": "function", "content": "x"}], "messages[0].role"),
+        ([{"role": "tool", "tool_call_id": "a"}], "messages[0].content"),
         ([{"role": "user"}], "messages[0].content"),
         ([{"role": "user", "content": None}], "messages[0].content"),
         ([{"role": "user", "content": "a"}, 5], "messages[1]"),
         ([{"role": "user", "content": [TEXT, {"type": "image_url"}]}], "messages[0].content[1].type"),
         ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text"),
-        ([{"role": "assistant", "content": "", "tool_calls": [{}]}], "messages[0].tool_calls"),
+        ([{"role": "assistant", "content": "", "tool_calls": [{}]}], "messages[0].tool_calls[0].function"),
         ([{"role": "assistant", "content": "a"}], "messages"),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gemline.gateway.http.forms import CHAT, COMPLETION, AnswerForm, AnswerHead
 from gemline.gateway.http.logprobs import MIN_LOGPROB, completion_logprobs
 from gemline.gateway.http.writers import ChunkWriter, WholeWriter
-from gemline.gateway.requests import PositionLogprobs, TokenLogprob, Usage
+from gemline.gateway.requests import CallDelta, Piece, PositionLogprobs, TokenLogprob, Usage
 
 HEAD = AnswerHead("id-1", 17, 'a "model"\n')
 
@@ -26,7 +26,7 @@ def events(data: bytes) -> list[dict[str, Any]]:
 @given(text=st.text(min_size=1), with_usage=st.booleans())
 def test_any_text_survives_its_event(form: AnswerForm, text: str, with_usage: bool) -> None:
     writer = ChunkWriter(form, HEAD, 2, with_usage=with_usage)
-    *_, event = events(writer.piece(1, text))
+    *_, event = events(writer.piece(1, Piece(text)))
     assert event.keys() == {"id", "object", "created", "model", "choices"} | ({"usage"} if with_usage else set())
     assert (event["id"], event["created"], event["model"]) == ("id-1", 17, HEAD.model)
     [choice] = event["choices"]
@@ -40,10 +40,10 @@ def test_a_stream_and_a_whole_answer_hold_the_same_text(form: AnswerForm, pieces
     chunks, whole = ChunkWriter(form, HEAD, 1, with_usage=False), WholeWriter(form, HEAD, 1)
     data = b""
     for piece in pieces:
-        data += chunks.piece(0, piece)
-        whole.piece(0, piece)
-    data += chunks.piece(0, "end", finish_reason="stop")
-    whole.piece(0, "end", finish_reason="stop")
+        data += chunks.piece(0, Piece(piece))
+        whole.piece(0, Piece(piece))
+    data += chunks.piece(0, Piece("end", finish_reason="stop"))
+    whole.piece(0, Piece("end", finish_reason="stop"))
     choices = [event["choices"][0] for event in events(data)]
     text = "".join(choice["delta"].get("content", "") if form is CHAT else choice["text"] for choice in choices)
     [choice] = whole.whole(Usage(1, 2))["choices"]
@@ -52,7 +52,35 @@ def test_a_stream_and_a_whole_answer_hold_the_same_text(form: AnswerForm, pieces
 
 
 def test_a_piece_without_text_makes_no_event() -> None:
-    assert ChunkWriter(COMPLETION, HEAD, 1, with_usage=False).piece(0, "") == b""
+    assert ChunkWriter(COMPLETION, HEAD, 1, with_usage=False).piece(0, Piece("")) == b""
+
+
+def test_calls_are_written_whole_and_in_parts() -> None:
+    chunks, whole = ChunkWriter(CHAT, HEAD, 1, with_usage=False), WholeWriter(CHAT, HEAD, 1)
+    pieces = [
+        Piece("", calls=(CallDelta(0, "call_1", "now", ""),)),
+        Piece("", calls=(CallDelta(0, "", "", "{}"), CallDelta(1, "call_2", "add", '{"a"'))),
+        Piece("", calls=(CallDelta(1, "", "", ": 1}"),), finish_reason="tool_calls"),
+    ]
+    data = b"".join(chunks.piece(0, piece) for piece in pieces)
+    for piece in pieces:
+        whole.piece(0, piece)
+    deltas = [event["choices"][0]["delta"] for event in events(data)]
+    assert [delta["tool_calls"] for delta in deltas[1:-1]] == [
+        [{"index": 0, "id": "call_1", "type": "function", "function": {"name": "now", "arguments": ""}}],
+        [
+            {"index": 0, "function": {"arguments": "{}"}},
+            {"index": 1, "id": "call_2", "type": "function", "function": {"name": "add", "arguments": '{"a"'}},
+        ],
+        [{"index": 1, "function": {"arguments": ": 1}"}}],
+    ]
+    [choice] = whole.whole(Usage(1, 2))["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] is None
+    assert [(call["id"], call["function"]) for call in choice["message"]["tool_calls"]] == [
+        ("call_1", {"name": "now", "arguments": "{}"}),
+        ("call_2", {"name": "add", "arguments": '{"a": 1}'}),
+    ]
 
 
 def test_the_usage_event_has_no_choices() -> None:

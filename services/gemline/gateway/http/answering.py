@@ -75,7 +75,7 @@ class AnswerResponse(Response):
         choices = await self._open()
         try:
             async for index, piece in choices:
-                writer.piece(index, piece.text, piece.logprobs, piece.finish_reason)
+                writer.piece(index, piece)
                 tally.add(index, piece.usage)
         finally:
             await choices.aclose()
@@ -99,7 +99,7 @@ class AnswerResponse(Response):
             while numbered is not None:
                 index, piece = numbered
                 tally.add(index, piece.usage)
-                events = writer.piece(index, piece.text, piece.logprobs, piece.finish_reason)
+                events = writer.piece(index, piece)
                 if events:
                     await send({"type": "http.response.body", "body": events, "more_body": True})
                 numbered = await anext(pieces, None)

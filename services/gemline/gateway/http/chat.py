@@ -10,7 +10,9 @@ from gemline.gateway.http.interface import Core
 from gemline.gateway.http.orders import build_order, messages_of, tenant_of
 from gemline.gateway.http.parsing import read_body
 from gemline.gateway.http.schemas import ChatBody
+from gemline.gateway.http.tool_bodies import tool_use_of
 from gemline.gateway.requests import Prompt
+from gemline.gateway.session_checks import check_metadata
 
 
 def chat_router(core: Core) -> APIRouter:
@@ -28,8 +30,12 @@ def chat_router(core: Core) -> APIRouter:
 
 def chat_order(request: Request, body: ChatBody) -> Order:
     """What the body asks for; raises InvalidRequest for what its fields cannot mean together."""
-    prompts = (Prompt(messages=messages_of(body.messages)),)
-    return build_order(request, body, prompts, max_tokens=_max_tokens(body), logprobs=_logprobs(body))
+    check_metadata(body.metadata or {})
+    use = tool_use_of(body.tools, body.tool_choice, body.parallel_tool_calls)
+    if use is None and not body.tools and body.tool_choice not in (None, "none", "auto"):
+        raise InvalidRequest("tool_choice is for requests with tools", param="tool_choice")
+    prompts = (Prompt(messages=messages_of(body.messages, use)),)
+    return build_order(request, body, prompts, max_tokens=_max_tokens(body), logprobs=_logprobs(body), use=use)
 
 
 def _max_tokens(body: ChatBody) -> int | None:

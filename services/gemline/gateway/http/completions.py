@@ -22,7 +22,9 @@ def completions_router(core: Core) -> APIRouter:
         """The continuation of each prompt: one JSON object, or server-sent events with `stream`."""
         body = await read_body(request, CompletionBody)
         max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-        order = build_order(request, body, body.prompt, max_tokens=max_tokens, logprobs=body.logprobs)
+        order = build_order(
+            request, body, body.prompt, max_tokens=max_tokens, logprobs=body.logprobs, echo=bool(body.echo)
+        )
         return AnswerResponse(core, tenant_of(request), order, COMPLETION)
 
     return router

@@ -5,9 +5,9 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
+from gemline.gateway.http.bodies import Body
 from gemline.gateway.http.keys import OPEN_PATHS
 from gemline.gateway.http.schemas import (
-    Body,
     ChatBody,
     CompletionBody,
     DetokenizeBody,

@@ -1,11 +1,11 @@
 """How each of OpenAI's two APIs writes an answer, as data. Knows no connection."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gemline.gateway.http.logprobs import LogprobsWriter, chat_logprobs, completion_logprobs
-from gemline.gateway.requests import Usage
+from gemline.gateway.requests import CallDelta, Usage
 
 JsonObject = dict[str, Any]
 
@@ -22,15 +22,29 @@ class AnswerForm:
     before_text: bytes
     after_text: bytes
     closing: bytes  # of a choice's last event, which has no text
-    whole_choice: Callable[[str], JsonObject]  # the fields that hold the text of an answer in one piece
+    whole_choice: Callable[[str, Sequence[CallDelta]], JsonObject]  # the fields that hold an answer in one piece
     logprobs_writer: Callable[[], LogprobsWriter]  # one for each choice
 
 
-def _chat_choice(text: str) -> JsonObject:
-    return {"message": {"role": "assistant", "content": text, "refusal": None}}
+def _chat_choice(text: str, calls: Sequence[CallDelta]) -> JsonObject:
+    message: JsonObject = {"role": "assistant", "content": text, "refusal": None}
+    if calls:
+        message |= {"content": text or None, "tool_calls": [_call(call) for call in calls]}
+    return {"message": message}
 
 
-def _completion_choice(text: str) -> JsonObject:
+def _call(call: CallDelta) -> JsonObject:
+    return {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def call_delta(call: CallDelta) -> JsonObject:
+    """A part of a call in a streamed chat."""
+    if call.call_id:
+        return {"index": call.index, **_call(call)}
+    return {"index": call.index, "function": {"arguments": call.arguments}}
+
+
+def _completion_choice(text: str, calls: Sequence[CallDelta]) -> JsonObject:
     return {"text": text}
 
 

@@ -46,8 +46,10 @@ def _chat_token(token: TokenLogprob) -> dict[str, Any]:
     return {"token": token.text, "logprob": _finite(token.logprob), "bytes": list(token.data)}
 
 
-def _by_name(position: PositionLogprobs) -> dict[str, float]:
-    """The likeliest, and the chosen one even if it is not among them."""
+def _by_name(position: PositionLogprobs) -> dict[str, float | None] | None:
+    """The likeliest, and the chosen one even if it is not among them; None where there is nothing to be likely."""
+    if position.chosen.logprob is None:
+        return None
     return {_name(token): _finite(token.logprob) for token in (*position.top, position.chosen)}
 
 
@@ -59,5 +61,5 @@ def _name(token: TokenLogprob) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.data)
 
 
-def _finite(logprob: float) -> float:
-    return max(logprob, MIN_LOGPROB)
+def _finite(logprob: float | None) -> float | None:
+    return None if logprob is None else max(logprob, MIN_LOGPROB)

@@ -1,13 +1,20 @@
 """From a checked body to the core's words: one generation request for each prompt and each of n."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from starlette.requests import Request
 
+from gemline.cluster.access import Band
 from gemline.errors import InvalidRequest
 from gemline.gateway.http.answering import Order
+from gemline.gateway.http.response_formats import constraint_of
 from gemline.gateway.http.schemas import MAX_CHOICES, ChatMessage, GenerationBody
 from gemline.gateway.requests import GenerationRequest, Message, Prompt, SamplingOptions, Tenant
+from gemline.gateway.tools import Said, SaidCall, ToolUse, told_messages, tools_constraint
+
+# How urgent each service_tier is that says so; the others leave it to the tenant.
+_BANDS: dict[str, Band] = {"priority": "priority", "flex": "batch"}
 
 
 def tenant_of(request: Request) -> Tenant:
@@ -16,9 +23,16 @@ def tenant_of(request: Request) -> Tenant:
     return tenant
 
 
-def messages_of(turns: Sequence[ChatMessage]) -> tuple[Message, ...]:
-    """The turns in the core's words."""
-    return tuple(Message("system" if turn.role == "developer" else turn.role, turn.text) for turn in turns)
+def messages_of(turns: Sequence[ChatMessage], use: ToolUse | None = None) -> tuple[Message, ...]:
+    """The turns in the core's words, the functions that may be called told in them."""
+    return told_messages([_said(turn) for turn in turns], use)
+
+
+def _said(turn: ChatMessage) -> Said:
+    calls = tuple(
+        SaidCall(call.function.name, call.function.arguments, call.id or "") for call in turn.tool_calls or ()
+    )
+    return Said("system" if turn.role == "developer" else turn.role, turn.text, calls, turn.tool_call_id or "")
 
 
 def build_order(
@@ -28,6 +42,8 @@ def build_order(
     *,
     max_tokens: int | None,
     logprobs: int | None,
+    use: ToolUse | None = None,
+    echo: bool = False,
 ) -> Order:
     """Raises InvalidRequest for what the fields cannot mean together."""
     n = body.n or 1
@@ -36,6 +52,9 @@ def build_order(
         raise InvalidRequest(message, param="n" if n > 1 else "prompt")
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options is for requests with stream set to true", param="stream_options")
+    constraint = constraint_of(body.response_format)
+    if use is not None:
+        constraint = tools_constraint(use, constraint)
     request_id: str = request.state.request_id
     return Order(
         request_id=request_id,
@@ -45,7 +64,11 @@ def build_order(
                 request_id=request_id if index == 0 else f"{request_id}-{index}",
                 model=body.model,
                 prompt=prompts[index // n],
-                sampling=_sampling(body, index, max_tokens=max_tokens, logprobs=logprobs),
+                sampling=replace(
+                    _sampling(body, index, max_tokens=max_tokens, logprobs=logprobs), constraint=constraint, echo=echo
+                ),
+                reads_calls=use is not None,
+                band=_BANDS.get(body.service_tier or ""),
             )
             for index in range(len(prompts) * n)
         ),

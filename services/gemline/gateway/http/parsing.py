@@ -8,7 +8,7 @@ from pydantic_core import ErrorDetails, from_json
 from starlette.requests import Request
 
 from gemline.errors import InvalidRequest
-from gemline.gateway.http.schemas import Body
+from gemline.gateway.http.bodies import Body
 
 _B = TypeVar("_B", bound=Body)
 

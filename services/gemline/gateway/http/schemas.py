@@ -1,17 +1,18 @@
 """The bodies of OpenAI's clients, as far as we read them. Knows types; ranges are the core's matter."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeGuard
+from typing import Annotated, ClassVar, Literal, TypeGuard
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
 
+from gemline.gateway.http.bodies import Body as Body
+from gemline.gateway.http.bodies import Unsupported
+from gemline.gateway.http.response_formats import ResponseFormat
+from gemline.gateway.http.tool_bodies import CallBody, ToolBody, ToolChoice
 from gemline.gateway.requests import MAX_MESSAGES, Prompt
 from gemline.gateway.sampling import MAX_LOGIT_BIAS
 from gemline.gateway.session_checks import MAX_ENTRIES
-
-# Fields that would change the answer and that we cannot honor, with the values that ask for nothing, as null does.
-Unsupported = Mapping[str, tuple[object, ...]]
+from gemline.gateway.tools import MAX_TOOLS
 
 MAX_CHOICES = 8  # answers to one request: prompts times n
 MAX_TOKEN_ID = 2**31 - 1  # the core knows the vocabulary; this much fits every wire
@@ -20,29 +21,21 @@ TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
 FIRST_ERROR = Field(fail_fast=True)
 
 
-class Body(BaseModel):
-    """Any body: types are taken as they are sent (no "5" for 5); fields we do not know are passed over."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
-
-    unsupported: ClassVar[Unsupported] = {}
-
-
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-def _as_parts(value: object) -> object:
+def _as_parts(value: object, info: ValidationInfo) -> object:
+    """None where the model has only called functions; what was left out is None too."""
+    if value is None and info.data.get("role") == "assistant" and info.data.get("tool_calls"):
+        return []
+    if value is None:
+        raise PydanticCustomError("missing", "is required")
     if isinstance(value, str):
         return [{"type": "text", "text": value}]
     if isinstance(value, list):
         return value
     raise PydanticCustomError("content", "must be a string or a list of text parts")
-
-
-def _no_tool_calls(value: list[Any] | None) -> None:
-    if value:
-        raise PydanticCustomError("unsupported", "is not supported")
 
 
 def _few(value: object) -> object:
@@ -94,16 +87,17 @@ class TextPart(Body):
 
 
 class ChatMessage(Body):
-    """One turn. "developer" is the newer word for "system"."""
+    """One turn. "developer" is the newer word for "system"; "tool" brings what a call gave."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: Annotated[list[CallBody], Field(max_length=MAX_TOOLS), FIRST_ERROR] | None = None
+    tool_call_id: str | None = None
     content: Annotated[
         list[TextPart],
         Field(max_length=MAX_MESSAGES),
         FIRST_ERROR,
-        BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart]),
-    ]
-    tool_calls: Annotated[list[Any] | None, AfterValidator(_no_tool_calls)] = None
+        BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart] | None),
+    ] = Field(default=None, validate_default=True)
 
     @property
     def text(self) -> str:
@@ -144,6 +138,10 @@ class GenerationBody(Body):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    service_tier: Literal["auto", "default", "flex", "priority", "scale", "fast"] | None = None
+    user: str | None = None
+    prompt_cache_key: str | None = None
 
 
 class ChatBody(GenerationBody):
@@ -153,13 +151,14 @@ class ChatBody(GenerationBody):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: Annotated[list[ToolBody], Field(max_length=MAX_TOOLS), FIRST_ERROR] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    metadata: Metadata | None = None
 
     unsupported: ClassVar[Unsupported] = {
-        "tools": ([],),
-        "tool_choice": ("none", "auto"),
         "functions": ([],),
         "function_call": ("none", "auto"),
-        "response_format": ({"type": "text"},),
         "modalities": (["text"],),
         "audio": (),
         "web_search_options": (),
@@ -189,8 +188,9 @@ class CompletionBody(GenerationBody):
         PlainValidator(_as_prompts, json_schema_input_type=str | list[TokenId] | list[str] | list[list[TokenId]]),
     ]
     logprobs: int | None = None
+    echo: bool | None = None
 
-    unsupported: ClassVar[Unsupported] = {"echo": (False,), "suffix": ("",), "best_of": (1,)}
+    unsupported: ClassVar[Unsupported] = {"suffix": ("",), "best_of": (1,)}
 
 
 class TokenizeBody(Body):

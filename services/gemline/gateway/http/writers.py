@@ -3,8 +3,9 @@
 import json
 from collections.abc import Sequence
 
-from gemline.gateway.http.forms import AnswerForm, AnswerHead, JsonObject, write_usage
-from gemline.gateway.requests import PositionLogprobs, Usage
+from gemline.gateway.http.forms import AnswerForm, AnswerHead, JsonObject, call_delta, write_usage
+from gemline.gateway.requests import CallDelta, Piece, PositionLogprobs, Usage
+from gemline.gateway.tool_calls import joined_calls
 
 DONE = b"data: [DONE]\n\n"
 
@@ -32,17 +33,18 @@ class ChunkWriter:
         self._logprobs = [form.logprobs_writer() for _ in range(num_choices)]
         self._unopened = set(range(num_choices)) if form.opening else set()
 
-    def piece(
-        self, index: int, text: str, logprobs: Sequence[PositionLogprobs] = (), finish_reason: str | None = None
-    ) -> bytes:
-        """The events that a piece of that choice makes: none, or up to three."""
+    def piece(self, index: int, piece: Piece) -> bytes:
+        """The events that a piece of that choice makes: none, or a few."""
         events = self._opened(index) if index in self._unopened else b""
-        if logprobs:
-            events += self._with_logprobs(index, text, logprobs)
-        elif text:
-            events += self._befores[index] + json.dumps(text).encode() + self._after
-        if finish_reason is not None:
-            events += self._event(index, self._form.closing, finish_reason=finish_reason)
+        if piece.logprobs:
+            events += self._with_logprobs(index, piece.text, piece.logprobs)
+        elif piece.text:
+            events += self._befores[index] + json.dumps(piece.text).encode() + self._after
+        if piece.calls:
+            delta = b'"delta":' + _json({"tool_calls": [call_delta(call) for call in piece.calls]})
+            events += self._event(index, delta)
+        if piece.finish_reason is not None:
+            events += self._event(index, self._form.closing, finish_reason=piece.finish_reason)
         return events
 
     def usage(self, usage: Usage) -> bytes:
@@ -72,15 +74,15 @@ class WholeWriter:
         self._head = head
         self._texts: list[list[str]] = [[] for _ in range(num_choices)]
         self._positions: list[list[PositionLogprobs]] = [[] for _ in range(num_choices)]
+        self._calls: list[list[CallDelta]] = [[] for _ in range(num_choices)]
         self._finish: list[str | None] = [None] * num_choices
 
-    def piece(
-        self, index: int, text: str, logprobs: Sequence[PositionLogprobs] = (), finish_reason: str | None = None
-    ) -> None:
+    def piece(self, index: int, piece: Piece) -> None:
         """Keep a piece of that choice."""
-        self._texts[index].append(text)
-        self._positions[index].extend(logprobs)
-        self._finish[index] = finish_reason
+        self._texts[index].append(piece.text)
+        self._positions[index].extend(piece.logprobs)
+        self._calls[index].extend(piece.calls)
+        self._finish[index] = piece.finish_reason
 
     def whole(self, usage: Usage) -> JsonObject:
         """The answer."""
@@ -97,7 +99,7 @@ class WholeWriter:
         positions = self._positions[index]
         return {
             "index": index,
-            **self._form.whole_choice("".join(self._texts[index])),
+            **self._form.whole_choice("".join(self._texts[index]), joined_calls(self._calls[index])),
             "logprobs": self._form.logprobs_writer()(positions) if positions else None,
             "finish_reason": self._finish[index],
         }

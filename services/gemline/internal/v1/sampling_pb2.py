@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"gemline/internal/v1/sampling.proto\x12\x13gemline.internal.v1\"\xb8\x03\n\x0eSamplingParams\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x13\n\x0btemperature\x18\x02 \x01(\x02\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05top_p\x18\x04 \x01(\x02\x12\r\n\x05min_p\x18\x05 \x01(\x02\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\x1a\n\x12repetition_penalty\x18\x07 \x01(\x02\x12\x18\n\x10presence_penalty\x18\x08 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\t \x01(\x02\x12\x46\n\nlogit_bias\x18\n \x03(\x0b\x32\x32.gemline.internal.v1.SamplingParams.LogitBiasEntry\x12\x16\n\x0estop_token_ids\x18\x0b \x03(\r\x12\x19\n\x0cnum_logprobs\x18\x0c \x01(\rH\x00\x88\x01\x01\x12\x33\n\nconstraint\x18\r \x01(\x0b\x32\x1f.gemline.internal.v1.Constraint\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0f\n\r_num_logprobs\"g\n\nConstraint\x12+\n\x06syntax\x18\x01 \x01(\x0e\x32\x1b.gemline.internal.v1.Syntax\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05param\x18\x03 \x01(\t\x12\x0f\n\x07lenient\x18\x04 \x01(\x08\"-\n\x08Logprobs\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x0e\n\x06values\x18\x02 \x03(\x02*^\n\x06Syntax\x12\x16\n\x12SYNTAX_UNSPECIFIED\x10\x00\x12\x16\n\x12SYNTAX_JSON_SCHEMA\x10\x01\x12\x10\n\x0cSYNTAX_REGEX\x10\x02\x12\x12\n\x0eSYNTAX_GRAMMAR\x10\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"gemline/internal/v1/sampling.proto\x12\x13gemline.internal.v1\"\xd1\x03\n\x0eSamplingParams\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x13\n\x0btemperature\x18\x02 \x01(\x02\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05top_p\x18\x04 \x01(\x02\x12\r\n\x05min_p\x18\x05 \x01(\x02\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\x1a\n\x12repetition_penalty\x18\x07 \x01(\x02\x12\x18\n\x10presence_penalty\x18\x08 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\t \x01(\x02\x12\x46\n\nlogit_bias\x18\n \x03(\x0b\x32\x32.gemline.internal.v1.SamplingParams.LogitBiasEntry\x12\x16\n\x0estop_token_ids\x18\x0b \x03(\r\x12\x19\n\x0cnum_logprobs\x18\x0c \x01(\rH\x00\x88\x01\x01\x12\x33\n\nconstraint\x18\r \x01(\x0b\x32\x1f.gemline.internal.v1.Constraint\x12\x17\n\x0fprompt_logprobs\x18\x0e \x01(\x08\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0f\n\r_num_logprobs\"g\n\nConstraint\x12+\n\x06syntax\x18\x01 \x01(\x0e\x32\x1b.gemline.internal.v1.Syntax\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05param\x18\x03 \x01(\t\x12\x0f\n\x07lenient\x18\x04 \x01(\x08\"-\n\x08Logprobs\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x0e\n\x06values\x18\x02 \x03(\x02*^\n\x06Syntax\x12\x16\n\x12SYNTAX_UNSPECIFIED\x10\x00\x12\x16\n\x12SYNTAX_JSON_SCHEMA\x10\x01\x12\x10\n\x0cSYNTAX_REGEX\x10\x02\x12\x12\n\x0eSYNTAX_GRAMMAR\x10\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,16 +33,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_SYNTAX']._serialized_start=654
-  _globals['_SYNTAX']._serialized_end=748
-  _globals['_FINISHREASON']._serialized_start=750
-  _globals['_FINISHREASON']._serialized_end=845
+  _globals['_SYNTAX']._serialized_start=679
+  _globals['_SYNTAX']._serialized_end=773
+  _globals['_FINISHREASON']._serialized_start=775
+  _globals['_FINISHREASON']._serialized_end=870
   _globals['_SAMPLINGPARAMS']._serialized_start=60
-  _globals['_SAMPLINGPARAMS']._serialized_end=500
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=435
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=483
-  _globals['_CONSTRAINT']._serialized_start=502
-  _globals['_CONSTRAINT']._serialized_end=605
-  _globals['_LOGPROBS']._serialized_start=607
-  _globals['_LOGPROBS']._serialized_end=652
+  _globals['_SAMPLINGPARAMS']._serialized_end=525
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=460
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=508
+  _globals['_CONSTRAINT']._serialized_start=527
+  _globals['_CONSTRAINT']._serialized_end=630
+  _globals['_LOGPROBS']._serialized_start=632
+  _globals['_LOGPROBS']._serialized_end=677
 # @@protoc_insertion_point(module_scope)
