@@ -131,7 +131,7 @@ async def test_a_session_that_cannot_be_made_is_a_bad_request(
         ({"model": "gpt-9"}, "invalid_request", "model"),
         ({"messages": [{"role": "user", "content": "word " * 600}]}, "context_length_exceeded", "messages"),
         ({"stream_options": {}}, "invalid_request", "stream_options"),
-        ({"tools": [{}]}, "invalid_request", "tools"),
+        ({"tools": [{}]}, "invalid_request", "tools[0].type"),
     ],
 )
 async def test_a_turn_that_cannot_be_taken_is_a_bad_request_and_changes_nothing(
