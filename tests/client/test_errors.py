@@ -35,7 +35,7 @@ async def test_the_gateways_error_arrives_as_the_same_class(
     [
         (grpc.StatusCode.INVALID_ARGUMENT, errors.InvalidRequest),
         (grpc.StatusCode.UNAUTHENTICATED, errors.Unauthenticated),
-        (grpc.StatusCode.PERMISSION_DENIED, errors.Unauthenticated),
+        (grpc.StatusCode.PERMISSION_DENIED, errors.Forbidden),
         (grpc.StatusCode.NOT_FOUND, errors.ModelNotFound),
         (grpc.StatusCode.UNIMPLEMENTED, errors.RouteNotFound),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, errors.Overloaded),

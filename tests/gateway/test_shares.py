@@ -1,7 +1,6 @@
 """The virtual token counter: service to those who wait differs by a bounded amount, by weight, and is not saved up."""
 
 import random
-from collections.abc import Callable
 from itertools import combinations
 
 from hypothesis import given
@@ -19,16 +18,15 @@ class Batch:
         self.weights, self.num_places, self.rng = weights, num_places, rng
         self.shares, self.running = Shares(), list[tuple[str, int]]()
         self.service = dict.fromkeys(weights, 0.0)
-        self.sizes: dict[str, Callable[[], tuple[int, int]]] = {}
+        self.largest: dict[str, tuple[int, int]] = {}
         for number, tenant in enumerate(weights):  # some send large requests, some small ones
-            largest = (MAX_INPUT, MAX_OUTPUT) if number % 2 else (8, 6)
-            self.sizes[tenant] = lambda largest=largest: (rng.randint(1, largest[0]), rng.randint(1, largest[1]))
+            self.largest[tenant] = (MAX_INPUT, MAX_OUTPUT) if number % 2 else (8, 6)
             self.shares.enter(tenant, [])
 
     def step(self) -> None:
         while len(self.running) < self.num_places:
             tenant = self.shares.next(self.weights)
-            num_input, num_output = self.sizes[tenant]()
+            num_input, num_output = (self.rng.randint(1, most) for most in self.largest[tenant])
             self.shares.read(tenant, num_input, self.weights[tenant])
             self.service[tenant] += INPUT_WEIGHT * num_input
             self.running.append((tenant, num_output))
@@ -104,3 +102,34 @@ def test_tenants_without_end_cost_bounded_memory() -> None:
         shares.enter(f"t{number}", [])
         shares.read(f"t{number}", number, 1.0)
     assert len(shares._served) <= 10_001
+
+
+class Gateway:
+    """A batch of its own, and what `follow` does, every so many steps."""
+
+    def __init__(self, weights: dict[str, float], rng: random.Random) -> None:
+        self.batch = Batch(weights, 4, rng)
+
+    def exchange(self, other: "Gateway") -> None:
+        mine, theirs = self.batch.shares.take_fresh(), other.batch.shares.take_fresh()
+        self.batch.shares.add_foreign(theirs)
+        other.batch.shares.add_foreign(mine)
+
+
+@given(st.integers(0, 2**32), st.sampled_from([1, 5, 20]))
+def test_over_two_gateways_service_differs_by_what_an_interval_adds(seed: int, every: int) -> None:
+    """`a` is at both gateways, `b` and `c` at one each: what `a` gets at both counts, but for what is not told yet."""
+    rng = random.Random(seed)
+    first, second = Gateway({"a": 1.0, "b": 1.0}, rng), Gateway({"a": 1.0, "c": 1.0}, rng)
+    service = dict.fromkeys("abc", 0.0)
+    for step in range(1, 401):
+        for gateway in (first, second):
+            gateway.batch.step()
+        if step % every == 0:
+            first.exchange(second)
+    for gateway in (first, second):
+        for tenant, amount in gateway.batch.service.items():
+            service[tenant] += amount
+    in_an_interval = every * 2 * (4 * OUTPUT_WEIGHT + 4 * INPUT_WEIGHT * MAX_INPUT)
+    bound = 2 * (INPUT_WEIGHT * MAX_INPUT + OUTPUT_WEIGHT * MAX_OUTPUT * 8) + in_an_interval
+    assert service["a"] <= min(service["b"], service["c"]) + bound

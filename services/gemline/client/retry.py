@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import grpc
 
-from gemline.client.status import error_of, may_retry, trailing_metadata, was_refused
+from gemline.client.status import error_of, may_retry, pushback_s, was_refused
 from gemline.errors import DeadlineExceeded
 
 
@@ -68,10 +68,10 @@ class Tries:
         """Seconds to wait before the next try; raises the failure, typed, when there is to be none."""
         self._num_failures += 1
         pause_s = self._policy.backoff_s(self._num_failures, self._draw())
-        pushback_s = _pushback_s(failure)
-        if self._num_failures >= self._policy.max_attempts or not self._may_retry(failure) or pushback_s is None:
+        least_s = pushback_s(failure)
+        if self._num_failures >= self._policy.max_attempts or not self._may_retry(failure) or least_s is None:
             self.give_up(failure)
-        pause_s = max(pause_s, pushback_s)
+        pause_s = max(pause_s, least_s)
         if self._deadline is not None and self._clock() + pause_s >= self._deadline:
             self.give_up(failure)
         return pause_s
@@ -79,9 +79,3 @@ class Tries:
     def give_up(self, failure: grpc.RpcError) -> NoReturn:
         """Raise the failure, typed."""
         raise error_of(failure, self._address, self._timeout_s) from failure
-
-
-def _pushback_s(failure: grpc.RpcError) -> float | None:
-    """The least pause the server asks for, by gRPC's own convention; None when it asks not to be tried again."""
-    text = trailing_metadata(failure).get("grpc-retry-pushback-ms", "0")
-    return int(text) / 1000 if text.isdecimal() else None

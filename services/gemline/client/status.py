@@ -12,7 +12,7 @@ _BY_STATUS: dict[grpc.StatusCode, type[GemlineError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequest,
     grpc.StatusCode.OUT_OF_RANGE: errors.InvalidRequest,
     grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
-    grpc.StatusCode.PERMISSION_DENIED: errors.Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: errors.Forbidden,
     grpc.StatusCode.NOT_FOUND: errors.ModelNotFound,
     grpc.StatusCode.UNIMPLEMENTED: errors.RouteNotFound,
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Overloaded,
@@ -24,6 +24,7 @@ _BY_STATUS: dict[grpc.StatusCode, type[GemlineError]] = {
 }
 
 
+_PASSES = {errors.Overloaded.code, errors.RateLimited.code}
 _REFUSALS = {error.code for error in (errors.Unavailable, errors.Overloaded, errors.WorkerLost)}
 
 
@@ -32,7 +33,10 @@ def error_of(failure: grpc.RpcError, address: str, timeout_s: float | None = Non
     metadata = trailing_metadata(failure)
     details = failure.details() or failure.code().name
     if (code := metadata.get("gemline-code")) in errors.BY_CODE:
-        return errors.from_code(code, details, param=metadata.get("gemline-param"))
+        error = errors.from_code(code, details, param=metadata.get("gemline-param"))
+        if isinstance(error, errors.RateLimited):
+            error.retry_after_s = pushback_s(failure)
+        return error
     match failure.code():
         case grpc.StatusCode.DEADLINE_EXCEEDED if timeout_s is not None:
             return errors.DeadlineExceeded(f"no whole answer from {address} within {timeout_s:g} s")
@@ -50,7 +54,7 @@ def may_retry(failure: grpc.RpcError) -> bool:
         case grpc.StatusCode.UNAVAILABLE:
             return True
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return trailing_metadata(failure).get("gemline-code") == errors.Overloaded.code
+            return trailing_metadata(failure).get("gemline-code") in _PASSES
         case _:
             return False
 
@@ -58,6 +62,12 @@ def may_retry(failure: grpc.RpcError) -> bool:
 def was_refused(failure: grpc.RpcError) -> bool:
     """Whether the gateway itself says that it did nothing, and might a little later."""
     return trailing_metadata(failure).get("gemline-code") in _REFUSALS
+
+
+def pushback_s(failure: grpc.RpcError) -> float | None:
+    """The least pause the server asks for, by gRPC's own convention; None when it asks not to be tried again."""
+    text = trailing_metadata(failure).get("grpc-retry-pushback-ms", "0")
+    return int(text) / 1000 if text.isdecimal() else None
 
 
 def trailing_metadata(failure: grpc.RpcError) -> Mapping[str, str]:

@@ -9,6 +9,7 @@ from gemline.cluster.keys import ApiKeys
 from gemline.cluster.limits import LimitStore
 from gemline.cluster.public_prefixes import PublicPrefixes
 from gemline.cluster.records import ModelCard, Role
+from gemline.cluster.served import ServedElsewhere
 from gemline.cluster.sessions import SessionStore
 from gemline.cluster.workers import WorkersView
 from gemline.errors import Forbidden, GemlineError, InternalError, ModelNotAllowed, Unauthenticated, Unavailable
@@ -17,6 +18,7 @@ from gemline.gateway.allowance import Allowance, Ended
 from gemline.gateway.answer import Answer, Source
 from gemline.gateway.assemble import Assembler
 from gemline.gateway.catalog import Catalog
+from gemline.gateway.common_shares import follow
 from gemline.gateway.dispatch import Dispatch, Ground
 from gemline.gateway.echo import echo_of
 from gemline.gateway.encoder import Encoder, prompt_param
@@ -31,6 +33,7 @@ from gemline.gateway.requests import GenerationRequest, Prompt, Tenant
 from gemline.gateway.sampling import check_sampling, resolve_sampling
 from gemline.gateway.sessions import Sessions
 from gemline.gateway.settings import GatewaySettings
+from gemline.gateway.shares import Shares
 from gemline.gateway.suspects import Suspects
 from gemline.gateway.tokenization import TokenizationWorkers
 from gemline.gateway.tokenizers import Tokenizers
@@ -70,9 +73,10 @@ class Gateway:
         store: SessionStore | None = None,
         public_prefixes: PublicPrefixes | None = None,
         limits: LimitStore | None = None,
+        served: ServedElsewhere | None = None,
     ) -> None:
         """Without a `store` of sessions it serves none; without `public_prefixes` no block is shared across tenants;
-        without `limits` nothing is limited and no usage recorded.
+        without `limits` nothing is limited and no usage recorded; without `served` it is fair by itself alone.
         """
         self.settings = settings
         self.telemetry = telemetry
@@ -87,8 +91,12 @@ class Gateway:
             silence_timeout_s=settings.silence_timeout_s,
             on_change=lambda: self._queue.kick(),
         )
+        self._shares = Shares()
+        self._served = served
+        self._sharing: asyncio.Task[None] | None = None
         self._queue = FairQueue(
-            lambda asking, is_first: self._links.has_room(asking.model, asking.num_tokens, is_first=is_first)
+            lambda asking, is_first: self._links.has_room(asking.model, asking.num_tokens, is_first=is_first),
+            self._shares,
         )
         self._ground = Ground(self._links, Suspects(), Quarantine(settings.quarantine_s), settings.resume_timeout_s)
         self._workers = TokenizationWorkers(view, open_channel)
@@ -107,6 +115,8 @@ class Gateway:
         self._follow()
         self._public.start()
         self._allowance.start()
+        if self._served is not None:
+            self._sharing = asyncio.create_task(follow(self._shares, self._served), name="common shares")
 
     def drain(self) -> None:
         """Be ready no longer. Requests that still come are served: whoever ends the fronts ends them in order."""
@@ -121,6 +131,8 @@ class Gateway:
         await self._workers.stop()
         await self.sessions.stop()
         await self._allowance.stop()
+        if self._sharing is not None:
+            self._sharing.cancel()
 
     def ready(self) -> bool:
         """Whether a request for at least one model could be answered now."""

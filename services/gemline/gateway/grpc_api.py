@@ -118,7 +118,9 @@ class PublicServicer(InferenceServicer):
         self, call: Call, model: str, prompt: Prompt, sampling: pb.SamplingOptions, use: ToolUse | None = None
     ) -> Answer:
         options = convert.sampling_options(sampling, use)
-        request = GenerationRequest(call.request_id, model, prompt, options, reads_calls=use is not None)
+        request = GenerationRequest(
+            call.request_id, model, prompt, options, timeout_s=call.timeout_s, reads_calls=use is not None
+        )
         try:
             return await self._gateway.generate(call.tenant, request, traceparent=call.traceparent)
         finally:

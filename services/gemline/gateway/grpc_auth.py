@@ -10,6 +10,7 @@ import grpc.aio
 
 from gemline.errors import GemlineError
 from gemline.gateway.core import Gateway, bearer_key, new_request_id
+from gemline.gateway.grpc_details import rich_details
 from gemline.rpc.status import abort
 
 AUTHORIZATION_KEY = "authorization"
@@ -66,6 +67,6 @@ def _refusal(error: GemlineError) -> grpc.RpcMethodHandler[Any, Any]:
 
     async def refuse(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
         await name_call(context)
-        await abort(context, error)
+        await abort(context, error, rich_details)
 
     return grpc.stream_stream_rpc_method_handler(refuse)

@@ -25,6 +25,11 @@ class Call(NamedTuple):
     traceparent: str
     context: Context
 
+    @property
+    def timeout_s(self) -> float | None:
+        """What is left of the caller's patience; None: there is no end to it."""
+        return self.context.time_remaining()
+
     def tell_standing(self) -> None:
         """How the caller's limits stand, after the answer."""
         self.context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id), *self.tenant.standing.headers()))

@@ -8,6 +8,7 @@ from gemline.errors import ConfigurationError
 from gemline.gateway.core import Gateway
 from gemline.gateway.grpc_api import PublicServicer
 from gemline.gateway.grpc_auth import KeyCheck
+from gemline.gateway.grpc_details import rich_details
 from gemline.gateway.grpc_sessions import PublicSessions
 from gemline.gateway.settings import GatewaySettings, joined
 from gemline.rpc.health import Health
@@ -32,9 +33,8 @@ class PublicServer:
     """Listens from `start` to `stop`; health says NOT_SERVING until `set_serving(True)`."""
 
     def __init__(self, gateway: Gateway, settings: GatewaySettings) -> None:
-        self._server = grpc.aio.server(
-            interceptors=[ErrorInterceptor(), KeyCheck(gateway)], options=_options(settings.body_limit_bytes)
-        )
+        interceptors = [ErrorInterceptor(rich_details), KeyCheck(gateway)]
+        self._server = grpc.aio.server(interceptors=interceptors, options=_options(settings.body_limit_bytes))
         add_InferenceServicer_to_server(PublicServicer(gateway), self._server)
         add_SessionsServicer_to_server(PublicSessions(gateway), self._server)
         self._health = Health(self._server, [SERVICE, SESSIONS])

@@ -66,8 +66,15 @@ class PublicSessions(SessionsServicer):
                 convert.chat_prompt(request.messages, use),
                 convert.sampling_options(request.sampling, use),
             )
-            asked = GenerationRequest(call.request_id, "", prompt, options, reads_calls=use is not None)
-            answer = await self._sessions.generate(call.tenant, request.session_id, asked, traceparent=call.traceparent)
+            asked = GenerationRequest(
+                call.request_id, "", prompt, options, timeout_s=call.timeout_s, reads_calls=use is not None
+            )
+            try:
+                answer = await self._sessions.generate(
+                    call.tenant, request.session_id, asked, traceparent=call.traceparent
+                )
+            finally:
+                call.tell_standing()
             async with answer:
                 async for piece in answer:
                     yield pb.ChatSessionResponse(

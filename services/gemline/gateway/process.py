@@ -12,10 +12,12 @@ import uvloop
 
 from gemline import telemetry
 from gemline.cluster.connection import connect
+from gemline.cluster.idempotency import IdempotencyStore
 from gemline.cluster.keys import ApiKeys
 from gemline.cluster.limits import LimitStore
 from gemline.cluster.operations import operating
 from gemline.cluster.public_prefixes import PublicPrefixes
+from gemline.cluster.served import ServedElsewhere
 from gemline.cluster.session_vault import Vault
 from gemline.cluster.sessions import SessionStore
 from gemline.cluster.workers import WorkersView
@@ -78,7 +80,7 @@ class GatewayProcess:
         self._undo.push_async_callback(asyncio.to_thread, self._telemetry.shutdown)
         await self._start_core()
         self._grpc = PublicServer(self._gateway, self._settings)
-        self._http = HttpServer(create_app(self._gateway, self._settings), self._settings)
+        self._http = HttpServer(create_app(self._gateway, self._settings, self._answers), self._settings)
         for server in (self._grpc, self._http):
             await server.start()
             self._undo.push_async_callback(server.stop)
@@ -110,7 +112,9 @@ class GatewayProcess:
         view = WorkersView(redis)
         await view.start()
         self._undo.push_async_callback(view.stop)
-        self._gateway = Gateway(self._settings, view, keys, self._telemetry, store, PublicPrefixes(redis), limits)
+        self._answers = IdempotencyStore(redis)
+        stores = (store, PublicPrefixes(redis), limits, ServedElsewhere(redis))
+        self._gateway = Gateway(self._settings, view, keys, self._telemetry, *stores)
         await self._gateway.start()
         self._undo.push_async_callback(self._gateway.stop)
 

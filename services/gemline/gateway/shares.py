@@ -11,6 +11,8 @@ from collections.abc import Iterable
 INPUT_WEIGHT, OUTPUT_WEIGHT = 1.0, 2.0
 _MAX_KNOWN = 10_000  # tenants whose counters are kept; those that lag behind go first, as they would be lifted anyhow
 
+_ROUNDS_KNOWN = 240  # two minutes, at two rounds a second
+
 
 class Shares:
     """Of the tenants of one gateway."""
@@ -18,10 +20,12 @@ class Shares:
     def __init__(self) -> None:
         self._served: dict[str, float] = {}
         self._fresh: dict[str, float] = {}  # served since `take_fresh`
+        self._idle_rounds: dict[str, int] = {}  # of `take_fresh`, since the tenant was last heard of
         self._floor = 0.0  # the counter of whoever was served last
 
     def enter(self, tenant: str, waiting: Iterable[str]) -> None:
         """The tenant had nothing waiting and has now; `waiting` are the others that have."""
+        self._idle_rounds[tenant] = 0
         least = min((self._served[other] for other in waiting), default=self._floor)
         self._served[tenant] = max(self._served.get(tenant, 0.0), least)
         if len(self._served) > _MAX_KNOWN:
@@ -43,8 +47,13 @@ class Shares:
 
     def take_fresh(self) -> dict[str, float]:
         """What each tenant was served here since this was asked last."""
+        self._idle_rounds = {it: num + 1 for it, num in self._idle_rounds.items() if num < _ROUNDS_KNOWN}
         fresh, self._fresh = self._fresh, {}
         return fresh
+
+    def known(self) -> list[str]:
+        """Tenants that were heard of lately."""
+        return list(self._idle_rounds)
 
     def add_foreign(self, served: dict[str, float]) -> None:
         """What tenants were served by other gateways meanwhile."""
@@ -55,4 +64,5 @@ class Shares:
     def _charge(self, tenant: str, amount: float) -> None:
         if tenant in self._served:
             self._served[tenant] += amount
+            self._idle_rounds[tenant] = 0
             self._fresh[tenant] = self._fresh.get(tenant, 0.0) + amount

@@ -6,6 +6,7 @@ import functools
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from math import ceil
 from typing import Any, NoReturn
 
 import grpc
@@ -16,6 +17,7 @@ from gemline.errors import GemlineError
 
 CODE_KEY = "gemline-code"
 PARAM_KEY = "gemline-param"
+PUSHBACK_KEY = "grpc-retry-pushback-ms"  # gRPC's own; -1: do not try again
 
 # gRPC refuses metadata over 8 KiB, and a message grows threefold when it is percent-encoded.
 _MAX_MESSAGE_BYTES = 2000
@@ -31,6 +33,8 @@ _BY_STATUS: dict[grpc.StatusCode, tuple[type[GemlineError], str]] = {
     grpc.StatusCode.UNIMPLEMENTED: (errors.InternalError, "{peer} does not know this call"),
 }
 
+Details = Callable[[GemlineError], tuple[tuple[str, bytes], ...]]  # more metadata of an error
+
 logger = logging.getLogger(__name__)
 
 
@@ -40,9 +44,14 @@ def status_code(error: GemlineError) -> grpc.StatusCode:
 
 
 def trailing_metadata(error: GemlineError) -> tuple[tuple[str, str], ...]:
-    """What tells the caller the error's class and the field that was wrong."""
-    code = (CODE_KEY, error.code)
-    return (code,) if error.param is None else (code, (PARAM_KEY, _printable(error.param)))
+    """What tells the caller the error's class, the field that was wrong, and when to try again."""
+    told = [(CODE_KEY, error.code)]
+    if error.param is not None:
+        told.append((PARAM_KEY, _printable(error.param)))
+    if isinstance(error, errors.RateLimited):
+        retry_s = error.retry_after_s
+        told.append((PUSHBACK_KEY, "-1" if retry_s is None else str(ceil(retry_s * 1e3))))
+    return tuple(told)
 
 
 def _printable(text: str) -> str:
@@ -50,16 +59,19 @@ def _printable(text: str) -> str:
     return "".join(character if " " <= character <= "~" else "?" for character in text[:_MAX_PARAM_CHARACTERS])
 
 
-def _clipped(message: str) -> str:
+def clipped(message: str) -> str:
+    """As much of it as fits into metadata."""
     data = message.encode("utf-8", errors="replace")  # half a surrogate pair, from a client's JSON, has no encoding
     end = "" if len(data) <= _MAX_MESSAGE_BYTES else "..."
     return data[:_MAX_MESSAGE_BYTES].decode("utf-8", errors="ignore") + end
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], error: GemlineError) -> NoReturn:
+async def abort(
+    context: grpc.aio.ServicerContext[Any, Any], error: GemlineError, details: Details = lambda error: ()
+) -> NoReturn:
     """Ends the call with the error's status, after the trailing metadata set so far; raises, never returns."""
-    trailing = (*(context.trailing_metadata() or ()), *trailing_metadata(error))
-    await context.abort(status_code(error), _clipped(error.message), trailing)
+    trailing = (*(context.trailing_metadata() or ()), *trailing_metadata(error), *details(error))
+    await context.abort(status_code(error), clipped(error.message), trailing)
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, *, peer: str = "a worker") -> GemlineError:
@@ -84,6 +96,9 @@ def _text(value: str | bytes) -> str:
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Turns a GemlineError that a handler raises into its status, and anything else into INTERNAL, logged here."""
 
+    def __init__(self, details: Details = lambda error: ()) -> None:
+        self._details = details
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
@@ -91,14 +106,14 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """The method's handler, guarded; None for a method that nobody serves."""
         handler: Any = await continuation(handler_call_details)
-        return None if handler is None else _guarded(handler)
+        return None if handler is None else _guarded(handler, self._details)
 
 
 # What a handler takes (a message or a stream of them, and the context) and gives depends on the kind of its method.
 _Behavior = Callable[[Any, Any], Any]
 
 
-def _guarded(handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+def _guarded(handler: Any, details: Details) -> grpc.RpcMethodHandler[Any, Any]:
     kinds = {
         (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
         (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
@@ -109,25 +124,25 @@ def _guarded(handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
     behavior: _Behavior = getattr(handler, name)
     guard = _guard_generator if inspect.isasyncgenfunction(behavior) else _guard_call
     guarded: grpc.RpcMethodHandler[Any, Any] = make(
-        guard(behavior),
+        guard(behavior, details),
         request_deserializer=handler.request_deserializer,
         response_serializer=handler.response_serializer,
     )
     return guarded
 
 
-def _guard_call(behavior: _Behavior) -> _Behavior:
+def _guard_call(behavior: _Behavior, details: Details) -> _Behavior:
     @functools.wraps(behavior)
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             return await behavior(request, context)
         except Exception as error:
-            await _abort_with(error, context)
+            await _abort_with(error, context, details)
 
     return call
 
 
-def _guard_generator(behavior: _Behavior) -> _Behavior:
+def _guard_generator(behavior: _Behavior, details: Details) -> _Behavior:
     @functools.wraps(behavior)
     async def generate(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         answers = behavior(request, context)
@@ -135,17 +150,19 @@ def _guard_generator(behavior: _Behavior) -> _Behavior:
             async for answer in answers:
                 yield answer
         except Exception as error:
-            await _abort_with(error, context)
+            await _abort_with(error, context, details)
         finally:
             await answers.aclose()  # a broken stream frees what the handler holds now, not when it is collected
 
     return generate
 
 
-async def _abort_with(error: Exception, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
+async def _abort_with(
+    error: Exception, context: grpc.aio.ServicerContext[Any, Any], details: Details
+) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if not isinstance(error, GemlineError):
         logger.error("a gRPC handler failed", exc_info=error)
         error = _INTERNAL
-    await abort(context, error)
+    await abort(context, error, details)

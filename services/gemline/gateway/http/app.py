@@ -5,11 +5,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 import gemline
+from gemline.cluster.idempotency import IdempotencyStore
 from gemline.gateway.http.boundary import Boundary
 from gemline.gateway.http.chat import chat_router
 from gemline.gateway.http.completions import completions_router
 from gemline.gateway.http.docs import complete_docs
 from gemline.gateway.http.errors import on_http_exception
+from gemline.gateway.http.idempotency import Idempotency
 from gemline.gateway.http.interface import Core
 from gemline.gateway.http.keys import KeyCheck
 from gemline.gateway.http.limits import BodyLimit
@@ -20,8 +22,11 @@ from gemline.gateway.http.tokens import tokens_router
 from gemline.gateway.settings import GatewaySettings
 
 
-def create_app(gateway: Core, settings: GatewaySettings) -> FastAPI:
-    """The ASGI application; whoever serves it also starts and stops the gateway."""
+def create_app(gateway: Core, settings: GatewaySettings, answers: IdempotencyStore | None = None) -> FastAPI:
+    """The ASGI application; whoever serves it also starts and stops the gateway.
+
+    `answers` keeps those of requests with an Idempotency-Key; without it the header is ignored.
+    """
     app = FastAPI(
         title="gemline",
         summary="Gemma 2 for many tenants, in the words of OpenAI's API.",
@@ -33,6 +38,7 @@ def create_app(gateway: Core, settings: GatewaySettings) -> FastAPI:
             Middleware(Boundary),
             Middleware(KeyCheck, gateway),
             Middleware(BodyLimit, settings.body_limit_bytes),
+            Middleware(Idempotency, answers),
         ],
         exception_handlers={HTTPException: on_http_exception},
     )
