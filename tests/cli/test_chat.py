@@ -57,6 +57,28 @@ def test_the_system_message_goes_first(home: Path, gateway: FakeGateway) -> None
     assert sent(gateway) == [["Be brief.", "Hi"]] * 2
 
 
+def test_a_json_schema_goes_with_each_question(home: Path, gateway: FakeGateway, tmp_path: Path) -> None:
+    file = tmp_path / "person.json"
+    file.write_text('{"type": "object"}')
+    assert gemline("chat", "--json-schema", str(file), home=home, stdin=b"Hi\nAnd?\n").returncode == 0
+    asked = [request for request in gateway.requests if isinstance(request, pb.ChatStreamRequest)]
+    assert [json.loads(request.sampling.response_format.json_schema) for request in asked] == [{"type": "object"}] * 2
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]"])
+def test_a_json_schema_that_is_none_is_named(
+    home: Path, gateway: FakeGateway, tmp_path: Path, text: str | None
+) -> None:
+    file = tmp_path / "person.json"
+    if text is not None:
+        file.write_text(text)
+    done = gemline("chat", "--json-schema", str(file), home=home, stdin=b"Hi\n")
+    assert done.returncode != 0
+    assert str(file) in done.stderr.replace("\n", "")
+    assert "Traceback" not in done.stderr
+    assert sent(gateway) == []
+
+
 def test_a_pipe_stops_at_the_first_error(home: Path, gateway: FakeGateway) -> None:
     gateway.script.append(Fail(grpc.StatusCode.INVALID_ARGUMENT, "too long", (("gemline-code", "invalid_request"),)))
     done = gemline("chat", home=home, stdin=b"Hi\nAnd?\n")

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.hand_worker import CARD
 
+from gemline.engine.constraint import Constraint, Syntax
 from gemline.errors import ContextLengthExceeded, InvalidRequest
 from gemline.gateway.requests import SamplingOptions
 from gemline.gateway.sampling import check_sampling, check_token_ids, resolve_sampling
@@ -159,3 +160,22 @@ def test_whatever_is_accepted_is_finite_and_whatever_is_not_is_named(value: floa
         assert error.param == name
     else:
         assert math.isfinite(getattr(resolve_sampling(options, CARD, PROMPT), name))
+
+
+def test_a_constrained_answer_may_not_go_on_past_its_end() -> None:
+    constraint = Constraint(Syntax.REGEX, "a")
+    check_sampling(SamplingOptions(constraint=constraint), CARD)
+    assert resolve_sampling(SamplingOptions(constraint=constraint), CARD, PROMPT).constraint == constraint
+    with pytest.raises(InvalidRequest) as caught:
+        check_sampling(SamplingOptions(constraint=constraint, ignore_eos=True), CARD)
+    assert caught.value.param == "ignore_eos"
+
+
+def test_nothing_need_be_generated_where_the_prompt_is_echoed() -> None:
+    echoed = SamplingOptions(max_tokens=0, echo=True, logprobs=1)
+    check_sampling(echoed, CARD)
+    params = resolve_sampling(echoed, CARD, PROMPT)
+    assert (params.max_tokens, params.prompt_logprobs) == (1, True)
+    assert not resolve_sampling(replace(echoed, logprobs=None), CARD, PROMPT).prompt_logprobs
+    with pytest.raises(InvalidRequest):
+        check_sampling(replace(echoed, echo=False), CARD)
