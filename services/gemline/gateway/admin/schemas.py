@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from gemline.gateway.http.schemas import FIRST_ERROR, Body
+from gemline.gateway.http.bodies import Body
+from gemline.gateway.http.schemas import FIRST_ERROR
 
 Models = Annotated[list[str], Field(max_length=1000), FIRST_ERROR]
 

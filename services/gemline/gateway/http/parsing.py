@@ -69,6 +69,8 @@ def _complaint(details: ErrorDetails) -> str:
     match details["type"]:
         case "missing":
             return "is required"
+        case "extra_forbidden":
+            return "is no field here"
         case "model_type" | "dict_type":
             return f"must be an object, not {_shown(details['input'])}"
         case _ if message.startswith("must"):
