@@ -15,7 +15,7 @@ class GrammarLimits:
     """
 
     compile_s: float = 5.0
-    queue_s: float = 10.0  # until a thread is free to compile
+    queue_s: float = 30.0  # until a thread is free to compile; the vocabulary may have to be made before
     step_s: float = 1.0  # for the mask of one step
     max_queued: int = 256  # constraints that wait to be compiled
     num_cached: int = 32  # compiled ones that are kept for those who ask again
