@@ -55,6 +55,13 @@ def gateway(
             envvar="GEMLINE_SESSION_SECRET", help="goes into the names of sessions in Redis", show_default=False
         ),
     ] = "",
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="PEM chain of the public ports; read again when it changes")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="its key, PEM, without a passphrase")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="mutual TLS: clients must show a certificate that this one signed")
+    ] = None,
     ready_file: Annotated[Path | None, typer.Option(help="written, as JSON, once requests can be answered")] = None,
 ) -> None:
     """Run the gateway until SIGTERM: HTTP (OpenAI's API) and gRPC in, token streams out."""

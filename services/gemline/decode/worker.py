@@ -85,9 +85,7 @@ class DecodeWorker:
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds the Decode service."""
-        add_DecodeServicer_to_server(
-            Servicer(self._requests, lambda: self._epoch, self._host.engine.options), server
-        )
+        add_DecodeServicer_to_server(Servicer(self._requests, lambda: self._epoch, self._host.engine.options), server)
 
     def epoch_changed(self, epoch: int) -> None:
         """Ends the streams of an epoch whose lease had run out; one that was replaced in time has lost nothing."""

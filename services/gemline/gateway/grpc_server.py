@@ -32,20 +32,27 @@ _PUBLIC = {
 class PublicServer:
     """Listens from `start` to `stop`; health says NOT_SERVING until `set_serving(True)`."""
 
-    def __init__(self, gateway: Gateway, settings: GatewaySettings) -> None:
+    def __init__(
+        self, gateway: Gateway, settings: GatewaySettings, credentials: grpc.ServerCredentials | None = None
+    ) -> None:
+        """Without credentials it speaks plain gRPC."""
         interceptors = [ErrorInterceptor(rich_details), KeyCheck(gateway)]
         self._server = grpc.aio.server(interceptors=interceptors, options=_options(settings.body_limit_bytes))
         add_InferenceServicer_to_server(PublicServicer(gateway), self._server)
         add_SessionsServicer_to_server(PublicSessions(gateway), self._server)
         self._health = Health(self._server, [SERVICE, SESSIONS])
         self._settings = settings
+        self._credentials = credentials
         self.address = ""  # host:port
 
     async def start(self) -> Self:
         """Bind and serve; raises ConfigurationError when the port is taken."""
         host, port = self._settings.grpc_host, self._settings.grpc_port
         try:
-            bound = self._server.add_insecure_port(joined(host, port))
+            if self._credentials is None:
+                bound = self._server.add_insecure_port(joined(host, port))
+            else:
+                bound = self._server.add_secure_port(joined(host, port), self._credentials)
         except RuntimeError as error:
             message = f"grpc_port: cannot listen on {joined(host, port)}: it is taken or not ours"
             raise ConfigurationError(message, param="grpc_port") from error

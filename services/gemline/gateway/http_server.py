@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Generator
 from typing import Any, Literal
 
@@ -21,10 +22,17 @@ _BACKLOG = 2048
 class HttpServer:
     """Listens from `start` to `stop`."""
 
-    def __init__(self, app: Any, settings: GatewaySettings, front: Literal["http", "admin"] = "http") -> None:
-        """`front`: which host and port of the settings are its own."""
-        config = uvicorn.Config(
-            app,
+    def __init__(
+        self,
+        app: Any,
+        settings: GatewaySettings,
+        front: Literal["http", "admin"] = "http",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """`front`: which host and port of the settings are its own. Without `tls` it speaks plain HTTP."""
+        config = _Config(
+            tls,
+            app=app,
             http=_Protocol,
             ws="none",
             lifespan="off",
@@ -86,6 +94,18 @@ class _Protocol(HttpToolsProtocol):
         super().on_message_complete()
         self._num_head_bytes = 0
         self._arrival.cancel()
+
+
+class _Config(uvicorn.Config):
+    """With a context of ours, whose certificate may change, instead of files that uvicorn reads once."""
+
+    def __init__(self, tls: ssl.SSLContext | None, **options: Any) -> None:
+        super().__init__(**options)
+        self._tls = tls
+
+    def load(self) -> None:
+        super().load()
+        self.ssl = self._tls
 
 
 class _Server(uvicorn.Server):

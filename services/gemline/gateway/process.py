@@ -27,6 +27,7 @@ from gemline.gateway.grpc_server import PublicServer
 from gemline.gateway.http import create_app
 from gemline.gateway.http_server import HttpServer
 from gemline.gateway.settings import GatewaySettings
+from gemline.gateway.tls import CHECK_S, Certificates, TlsFiles
 from gemline.logs import setup_logging
 from gemline.telemetry import Telemetry
 
@@ -79,15 +80,29 @@ class GatewayProcess:
     async def _start(self) -> Addresses:
         self._undo.push_async_callback(asyncio.to_thread, self._telemetry.shutdown)
         await self._start_core()
-        self._grpc = PublicServer(self._gateway, self._settings)
-        self._http = HttpServer(create_app(self._gateway, self._settings, self._answers), self._settings)
+        tls = self._certificates()
+        app = create_app(self._gateway, self._settings, self._answers)
+        self._grpc = PublicServer(self._gateway, self._settings, tls.grpc_credentials() if tls else None)
+        self._http = HttpServer(app, self._settings, tls=tls.context if tls else None)
         for server in (self._grpc, self._http):
             await server.start()
             self._undo.push_async_callback(server.stop)
-        addresses = Addresses(f"http://{self._http.address}", self._grpc.address, await self._start_admin())
+        addresses = Addresses(
+            f"{'https' if tls else 'http'}://{self._http.address}", self._grpc.address, await self._start_admin()
+        )
         watch = asyncio.create_task(self._watch_readiness(addresses), name="readiness")
         self._undo.callback(watch.cancel)
         return addresses
+
+    def _certificates(self) -> Certificates | None:
+        """Of the public ports, if there are any; looked at again while the process runs."""
+        settings = self._settings
+        if settings.tls_certificate is None or settings.tls_key is None:
+            return None
+        tls = Certificates(TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca))
+        refreshing = asyncio.create_task(_refresh(tls), name="certificates")
+        self._undo.callback(refreshing.cancel)
+        return tls
 
     async def _start_admin(self) -> str:
         """Its URL, empty when it is off. Over Redis connections of its own: an export takes none from requests."""
@@ -128,6 +143,12 @@ class GatewayProcess:
                 _write(self._settings.ready_file, addresses)
             was_ever_ready = was_ever_ready or is_ready
             await asyncio.sleep(_READY_POLL_S)
+
+
+async def _refresh(tls: Certificates) -> None:
+    while True:
+        await asyncio.sleep(CHECK_S)
+        await asyncio.to_thread(tls.refresh)
 
 
 def run_gateway(settings: GatewaySettings) -> None:

@@ -37,6 +37,9 @@ class GatewaySettings:
     share_without_redis: float = 0.0  # of each limit, while Redis is away; 0: requests with limits are refused then
     session_key: str = field(default="", repr=False)  # 32 bytes, base64: encrypts what sessions hold
     session_secret: str = field(default="", repr=False)  # goes into the names under which Redis keeps sessions
+    tls_certificate: Path | None = None  # PEM, of the public ports; without it they speak plain HTTP and gRPC
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None  # clients must show a certificate that it signed
     ready_file: Path | None = None  # written, as JSON with the addresses, once requests can be answered
 
     def __post_init__(self) -> None:
@@ -46,6 +49,10 @@ class GatewaySettings:
             if not 0 <= port <= 65535:
                 raise ConfigurationError(f"{name} must be from 0 to 65535, not {port}")
         _check_admin_key(self.admin_key)
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ConfigurationError("tls_certificate and tls_key go together: one of them is missing")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ConfigurationError("tls_client_ca needs tls_certificate and tls_key")
         for name in ("body_limit_bytes", "connect_timeout_s", "encode_timeout_s", "silence_timeout_s"):
             value: float = getattr(self, name)
             if value <= 0:

@@ -157,9 +157,7 @@ def _guard_generator(behavior: _Behavior, details: Details) -> _Behavior:
     return generate
 
 
-async def _abort_with(
-    error: Exception, context: grpc.aio.ServicerContext[Any, Any], details: Details
-) -> NoReturn:
+async def _abort_with(error: Exception, context: grpc.aio.ServicerContext[Any, Any], details: Details) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if not isinstance(error, GemlineError):
