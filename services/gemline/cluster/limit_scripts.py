@@ -8,8 +8,8 @@ A scope is whatever has limits: a tenant, a project, a key. ARGV[1] is JSON. Of 
     gemline:{limits}:held:SCOPE          hash  request id -> tokens that it has reserved; '' -> their sum
     gemline:{limits}:spent:SCOPE:PERIOD  hash  'tokens', 'kv' of settled requests
 
-and for each settled request gemline:{limits}:settled:ID, so that it is settled once. A minute is 61 seconds of such
-slots, the present one included: no 60 seconds, wherever they begin, see more than the limit.
+and for ten minutes gemline:{limits}:settled:ID of each settled request, so that it is settled once. A minute is 61
+seconds of such slots, the present one included: no 60 seconds, wherever they begin, see more than the limit.
 """
 
 _COMMON = """
@@ -165,7 +165,7 @@ return cjson.encode({{at = now_s, refused = refused, requests = least.requests, 
 # ask: id, at, reserved, tokens, kv, scopes, usage (fields and values of the record), max_records. Gives 0 for a request
 # that was settled before.
 SETTLE = f"""{_COMMON}
-if not redis.call('SET', 'gemline:{{limits}}:settled:' .. ask.id, '1', 'NX', 'EX', 3600) then return 0 end
+if not redis.call('SET', 'gemline:{{limits}}:settled:' .. ask.id, '1', 'NX', 'EX', 600) then return 0 end
 for _, scope in ipairs(ask.scopes) do
   local slots, second = key('tokens', scope), text(ask.at)
   local taken = tonumber(redis.call('HGET', slots, second))

@@ -22,10 +22,11 @@ from gemline.gateway.http.schemas import (
     ForkBody,
     SessionBody,
     TokenizeBody,
+    TurnBody,
 )
 from gemline.gateway.settings import GatewaySettings
 
-SCHEMAS = (ChatBody, CompletionBody, TokenizeBody, DetokenizeBody, SessionBody, ForkBody)
+SCHEMAS = (ChatBody, TurnBody, CompletionBody, TokenizeBody, DetokenizeBody, SessionBody, ForkBody)
 PATHS = (
     *("/v1/chat/completions", "/v1/completions", "/v1/tokenize", "/v1/detokenize"),
     *("/v1/sessions", "/v1/sessions/ses_0/fork", "/v1/sessions/ses_0/chat/completions"),

@@ -14,10 +14,11 @@ from gemline.gateway.http.schemas import (
     ForkBody,
     SessionBody,
     TokenizeBody,
+    TurnBody,
 )
 
 _REF = "#/components/schemas/{model}"
-_BODIES = (ChatBody, CompletionBody, SessionBody, ForkBody, TokenizeBody, DetokenizeBody)
+_BODIES = (ChatBody, TurnBody, CompletionBody, SessionBody, ForkBody, TokenizeBody, DetokenizeBody)
 
 
 def takes(schema: type[Body], *, required: bool = True) -> dict[str, Any]:

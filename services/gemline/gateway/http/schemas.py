@@ -165,6 +165,12 @@ class ChatBody(GenerationBody):
     }
 
 
+class TurnBody(ChatBody):
+    """POST /v1/sessions/{session_id}/chat/completions: the session knows its model."""
+
+    model: str = ""
+
+
 class SessionBody(Body):
     """POST /v1/sessions."""
 

@@ -14,7 +14,7 @@ from gemline.gateway.http.interface import AnswerStream, Core, SessionCore
 from gemline.gateway.http.orders import tenant_of
 from gemline.gateway.http.parsing import parse_body, read_body
 from gemline.gateway.http.responses import json_response
-from gemline.gateway.http.schemas import ChatBody, ForkBody, SessionBody
+from gemline.gateway.http.schemas import ForkBody, SessionBody, TurnBody
 from gemline.gateway.requests import GenerationRequest, Tenant
 from gemline.gateway.session_checks import DEFAULT_LIMIT, MAX_LIMIT
 from gemline.gateway.sessions import Session
@@ -63,17 +63,20 @@ def sessions_router(core: Core) -> APIRouter:
         forked = await sessions.fork(tenant_of(request), session_id, body.ttl_s, body.metadata)
         return json_response(_session(forked))
 
-    @router.post("/v1/sessions/{session_id}/chat/completions", openapi_extra=takes(ChatBody))
+    @router.post("/v1/sessions/{session_id}/chat/completions", openapi_extra=takes(TurnBody))
     async def create_session_chat_completion(request: Request, session_id: str) -> Response:
         """The model's next turn, as of /v1/chat/completions; `messages` holds what is new alone.
 
         The session has the turn when the answer has ended. One that fails, or that its client leaves, changes nothing.
         When the session cannot keep an answer, an error `turn_not_saved` stands in place of its end.
         """
-        body = await read_body(request, ChatBody)
+        body = await read_body(request, TurnBody)
         if (body.n or 1) > 1:
             raise InvalidRequest(f"n must be 1, not {body.n}: a turn of a session has one answer", param="n")
-        return AnswerResponse(_Turns(sessions, session_id), tenant_of(request), chat_order(request, body), CHAT)
+        tenant = tenant_of(request)
+        if not body.model:
+            body = body.model_copy(update={"model": (await sessions.get(tenant, session_id)).record.model_id})
+        return AnswerResponse(_Turns(sessions, session_id), tenant, chat_order(request, body), CHAT)
 
     return router
 
