@@ -177,3 +177,14 @@ def test_harmless_fields_are_passed_over(http: httpx.Client) -> None:
     }
     answer = http.post("/v1/chat/completions", json={"model": MODEL, "messages": HELLO, "max_tokens": 1, **harmless})
     assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "timeout_s"), [("2.5", 2.5), ("600", 600.0), ("0", None), ("-1", None), ("nan", None), ("soon", None)]
+)
+def test_a_clients_read_timeout_is_its_patience(
+    http: httpx.Client, core: ToyCore, sent: str, timeout_s: float | None
+) -> None:
+    body = {"model": MODEL, "messages": HELLO}
+    http.post("/v1/chat/completions", json=body, headers={"x-stainless-read-timeout": sent})
+    assert core.answers[-1].request.timeout_s == timeout_s

@@ -17,6 +17,11 @@ from gemline.gateway.tools import Said, SaidCall, ToolUse, told_messages, tools_
 _BANDS: dict[str, Band] = {"priority": "priority", "flex": "batch"}
 
 
+# OpenAI's own clients send it, in seconds: who would have left before its turn comes is told so at once.
+_PATIENCE = "x-stainless-read-timeout"
+_MAX_PATIENCE_S = 86_400.0
+
+
 def tenant_of(request: Request) -> Tenant:
     """Whose key came with the request, as the key check found."""
     tenant: Tenant = request.state.tenant
@@ -33,6 +38,15 @@ def _said(turn: ChatMessage) -> Said:
         SaidCall(call.function.name, call.function.arguments, call.id or "") for call in turn.tool_calls or ()
     )
     return Said("system" if turn.role == "developer" else turn.role, turn.text, calls, turn.tool_call_id or "")
+
+
+def _patience_s(text: str) -> float | None:
+    """How long the client waits for a byte, if it says so in a way that makes sense."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return seconds if 0 < seconds < _MAX_PATIENCE_S else None
 
 
 def build_order(
@@ -69,6 +83,7 @@ def build_order(
                 ),
                 reads_calls=use is not None,
                 band=_BANDS.get(body.service_tier or ""),
+                timeout_s=_patience_s(request.headers.get(_PATIENCE, "")),
             )
             for index in range(len(prompts) * n)
         ),
