@@ -43,7 +43,7 @@ def generate(
 
 
 def _write_json(completion: "Completion") -> None:
-    fields = {name: value for name, value in asdict(completion).items() if name != "logprobs"}
+    fields = {name: value for name, value in asdict(completion).items() if name not in ("logprobs", "tool_calls")}
     print(json.dumps(fields, ensure_ascii=False))
 
 
