@@ -105,7 +105,7 @@ async def test_what_was_not_used_is_given_back_and_every_request_leaves_one_reco
         request = asked(max_tokens=8)
         await generate(platform, tenant, request)
         await settled(platform, redis_url, 1)
-        await eventually(lambda: not platform.gateway._allowance._unsettled)
+        await eventually(lambda: not platform.gateway._admission.allowance._unsettled)
     records = await settled(platform, redis_url, 4)
     assert [(it.prompt_tokens, it.completion_tokens, it.outcome) for it in records] == [(10, 8, "length")] * 4
     assert (records[-1].request_id, records[-1].tenant, records[-1].model) == (request.request_id, "limited", MODEL)
@@ -176,7 +176,10 @@ async def test_a_disabled_tenant_is_told_so(platform: InProcess, http: httpx.Asy
 async def test_without_redis_limits_refuse_or_hold_a_share_and_what_has_none_goes_on(
     platform: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    allowance, tenant = platform.gateway._allowance, limited(Limits(requests_per_min=10, concurrent_requests=2))
+    allowance, tenant = (
+        platform.gateway._admission.allowance,
+        limited(Limits(requests_per_min=10, concurrent_requests=2)),
+    )
 
     async def away(self: LimitStore, *arguments: object, **options: object) -> None:
         raise Unavailable("Redis at 10.0.0.1:6379 does not answer")

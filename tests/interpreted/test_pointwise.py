@@ -79,11 +79,12 @@ def test_rope_write_rotates_queries_and_keys_and_fills_the_slots(
 
 
 def test_rope_write_of_a_padding_row_writes_nowhere() -> None:
-    pools = torch.full((2, 1, 16, 1, 16), torch.nan, device=DEVICE)
+    memory = torch.full((4, 1, 16, 1, 16), torch.nan, device=DEVICE)
+    pools = memory[1:3]  # a slot of -1 that is written is in memory of ours, not in whoever's lies before it
     projected_TMK, table = torch.ones(2, 3, 16, device=DEVICE), reference.rope_table(4, 16, 10000.0, DEVICE)
     positions_T, slots_T = torch.tensor([[1, 2], [-1, 3]], device=DEVICE)
     pointwise.rope_write(projected_TMK, table, positions_T, pools[0], pools[1], slots_T, 1)
-    assert pools.isnan().sum() == pools.numel() - 2 * 16
+    assert memory.isnan().sum() == memory.numel() - 2 * 16
 
 
 def test_rope_write_scales_and_saturates_what_becomes_fp8() -> None:

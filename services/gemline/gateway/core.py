@@ -13,17 +13,13 @@ from gemline.cluster.served import ServedElsewhere
 from gemline.cluster.sessions import SessionStore
 from gemline.cluster.workers import WorkersView
 from gemline.errors import Forbidden, GemlineError, InternalError, ModelNotAllowed, Unauthenticated, Unavailable
-from gemline.gateway.account import Account
-from gemline.gateway.allowance import Allowance, Ended
+from gemline.gateway.admission import Admission
 from gemline.gateway.answer import Answer, Source
 from gemline.gateway.assemble import Assembler
 from gemline.gateway.catalog import Catalog
-from gemline.gateway.common_shares import follow
 from gemline.gateway.dispatch import Dispatch, Ground
 from gemline.gateway.echo import echo_of
 from gemline.gateway.encoder import Encoder, prompt_param
-from gemline.gateway.fair_queue import FairQueue
-from gemline.gateway.kv_layout import kv_layout
 from gemline.gateway.links import Links
 from gemline.gateway.metrics import CANCELED, GatewayMetrics, Observation
 from gemline.gateway.public_prefixes import PublicTokens
@@ -33,7 +29,6 @@ from gemline.gateway.requests import GenerationRequest, Prompt, Tenant
 from gemline.gateway.sampling import check_sampling, resolve_sampling
 from gemline.gateway.sessions import Sessions
 from gemline.gateway.settings import GatewaySettings
-from gemline.gateway.shares import Shares
 from gemline.gateway.suspects import Suspects
 from gemline.gateway.tokenization import TokenizationWorkers
 from gemline.gateway.tokenizers import Tokenizers
@@ -89,20 +84,19 @@ class Gateway:
             open_channel,
             settings.connect_timeout_s,
             silence_timeout_s=settings.silence_timeout_s,
-            on_change=lambda: self._queue.kick(),
+            on_change=lambda: self._admission.kick(),
         )
-        self._shares = Shares()
-        self._served = served
-        self._sharing: asyncio.Task[None] | None = None
-        self._queue = FairQueue(
+        self._admission = Admission(
             lambda asking, is_first: self._links.has_room(asking.model, asking.num_tokens, is_first=is_first),
-            self._shares,
+            telemetry,
+            limits,
+            served,
+            settings.share_without_redis,
         )
         self._ground = Ground(self._links, Suspects(), Quarantine(settings.quarantine_s), settings.resume_timeout_s)
         self._workers = TokenizationWorkers(view, open_channel)
         self._tokenizers = Tokenizers(self._workers)
         self._encoder = Encoder(self._workers, self._tokenizers, settings.encode_timeout_s)
-        self._allowance = Allowance(limits, telemetry, settings.share_without_redis)
         self._public = PublicTokens(public_prefixes, self._catalog, self._tokenizers)
         self.sessions = Sessions(self, self._catalog, view, store, telemetry)
         self._is_running = False
@@ -114,9 +108,7 @@ class Gateway:
         self._view.on_change(self._follow)
         self._follow()
         self._public.start()
-        self._allowance.start()
-        if self._served is not None:
-            self._sharing = asyncio.create_task(follow(self._shares, self._served), name="common shares")
+        self._admission.start()
 
     def drain(self) -> None:
         """Be ready no longer. Requests that still come are served: whoever ends the fronts ends them in order."""
@@ -130,9 +122,7 @@ class Gateway:
         await self._links.stop()
         await self._workers.stop()
         await self.sessions.stop()
-        await self._allowance.stop()
-        if self._sharing is not None:
-            self._sharing.cancel()
+        await self._admission.stop()
 
     def ready(self) -> bool:
         """Whether a request for at least one model could be answered now."""
@@ -155,7 +145,7 @@ class Gateway:
 
     async def count(self, tenant: Tenant) -> None:
         """One request of the tenant's, whatever it asks for; raises RateLimited, and Unavailable without Redis."""
-        await self._allowance.count(tenant)
+        await self._admission.allowance.count(tenant)
 
     def models(self, tenant: Tenant) -> tuple[ModelCard, ...]:
         """The models this tenant may use, by name."""
@@ -240,7 +230,7 @@ class Gateway:
             owner=request.owner,
             on_hit=observation.hit,
         )
-        account = await self._start(tenant, request, card, dispatch, len(token_ids), sampling.max_tokens)
+        account = await self._admission.enter(tenant, request, card, dispatch, len(token_ids), sampling.max_tokens)
         observation.begun(len(token_ids))
         assembler = Assembler(
             tokenizer,
@@ -253,32 +243,6 @@ class Gateway:
         if recording is not None:
             source = recording.begin(dispatch, token_ids, sampling.stop_token_ids, tokenizer)
         return Answer(request.request_id, len(token_ids), source, assembler, observation, account)
-
-    async def _start(
-        self,
-        tenant: Tenant,
-        request: GenerationRequest,
-        card: ModelCard,
-        dispatch: Dispatch,
-        num_prompt_tokens: int,
-        max_tokens: int,
-    ) -> Account:
-        """Within the limits, when it is its turn, to a worker. What does not get so far holds nothing afterwards."""
-        most = num_prompt_tokens + max_tokens
-        claim = await self._allowance.reserve(tenant, request.request_id, card.model_id, most, kv_layout(card))
-        try:
-            asking = tenant.asking(card.model_id, num_prompt_tokens, request.band, request.timeout_s)
-            ticket = await self._queue.admit(asking)
-            try:
-                await dispatch.start()
-            except BaseException:
-                ticket.end()
-                raise
-        except BaseException as error:
-            claim.settle(Ended(error.code if isinstance(error, GemlineError) else CANCELED))
-            raise
-        ticket.sent()
-        return Account(claim, ticket)
 
     def _follow(self) -> None:
         if not self._is_running:  # the view may outlive us
