@@ -59,7 +59,7 @@ def assert_serves(stack: Running) -> None:
         ("messages", [USER, USER]),
         ("model", ""),
         ("stream", "maybe"),
-        ("tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("tools", [{"type": "function", "function": {"name": "a name with spaces"}}]),
     ],
 )
 def test_an_invalid_field_is_named(split_stack: Running, field: str, value: Any) -> None:
