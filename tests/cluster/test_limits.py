@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import product
+from typing import Literal
 
 import pytest
 from redis.asyncio import Redis
@@ -38,8 +39,8 @@ EACH = {
 }
 
 
-def scope(name: str = "t/acme", **limits: int) -> Scope:
-    return Scope(name, Limits(**limits))  # type: ignore[arg-type]
+def scope(limits: Limits, name: str = "t/acme") -> Scope:
+    return Scope(name, limits)
 
 
 def usage(request_id: str, prompt: int = 0, completion: int = 0, kv: int = 0) -> UsageRecord:
@@ -72,7 +73,7 @@ async def test_200_at_once_against_a_limit_of_25_admit_exactly_25(
 
 
 async def test_all_scopes_are_checked_and_nothing_is_taken_when_one_refuses(store: LimitStore) -> None:
-    tenant, project = scope(tokens_per_min=100), scope("p/acme/web", tokens_per_min=40)
+    tenant, project = scope(Limits(tokens_per_min=100)), scope(Limits(tokens_per_min=40), "p/acme/web")
     answer = await store.reserve((tenant, project), "req_1", 50)
     assert answer.refusal is not None
     assert answer.refusal._replace(wait_ms=0) == ("p/acme/web", "tokens", 40, 0, 50, 0)
@@ -81,7 +82,7 @@ async def test_all_scopes_are_checked_and_nothing_is_taken_when_one_refuses(stor
 
 
 async def test_a_refusal_says_when_there_will_be_room_and_levels_what_is_left(store: LimitStore) -> None:
-    own = (scope(requests_per_min=2, tokens_per_min=10),)
+    own = (scope(Limits(requests_per_min=2, tokens_per_min=10)),)
     first = await store.count(own)
     assert first.requests is not None and first.tokens is not None
     assert (first.requests.limit, first.requests.remaining, first.tokens.remaining) == (2, 1, 10)
@@ -95,7 +96,7 @@ async def test_a_refusal_says_when_there_will_be_room_and_levels_what_is_left(st
 
 
 async def test_what_a_minute_saw_is_forgotten_after_it_and_not_before(store: LimitStore, redis: Redis) -> None:
-    own, now = (scope(requests_per_min=5),), int((await redis.time())[0])
+    own, now = (scope(Limits(requests_per_min=5)),), int((await redis.time())[0])
     for age, amount in ((62, 100), (60, 2), (30, 3)):
         await redis.hset("gemline:{limits}:requests:t/acme", str(now - age), amount)
     answer = await store.count(own)
@@ -105,7 +106,7 @@ async def test_what_a_minute_saw_is_forgotten_after_it_and_not_before(store: Lim
 
 
 async def test_settling_gives_back_what_was_not_used_and_happens_once(store: LimitStore, redis: Redis) -> None:
-    own = (scope(tokens_per_min=100, concurrent_requests=1, token_budget=1000),)
+    own = (scope(Limits(tokens_per_min=100, concurrent_requests=1, token_budget=1000)),)
     reserved = await store.reserve(own, "req_1", 90)
     assert kinds([await store.reserve(own, "req_2", 5)]) == ["concurrent_requests"]
     assert await store.settle(own, reserved, 90, usage("req_1", 10, 5))
@@ -118,13 +119,13 @@ async def test_settling_gives_back_what_was_not_used_and_happens_once(store: Lim
 
 
 async def test_a_reservation_that_was_sent_twice_counts_once(store: LimitStore) -> None:
-    own = (scope(tokens_per_min=100, concurrent_requests=1, token_budget=100),)
+    own = (scope(Limits(tokens_per_min=100, concurrent_requests=1, token_budget=100)),)
     for _ in range(2):
         assert (await store.reserve(own, "req_1", 60)).refusal is None
 
 
 async def test_what_a_dead_gateway_had_reserved_is_free_after_its_lease(redis: Redis) -> None:
-    store, own = LimitStore(redis, lease_s=0.2), (scope(concurrent_requests=1, token_budget=100),)
+    store, own = LimitStore(redis, lease_s=0.2), (scope(Limits(concurrent_requests=1, token_budget=100)),)
     assert (await store.reserve(own, "req_1", 60)).refusal is None
     for _ in range(3):
         await asyncio.sleep(0.1)
@@ -137,7 +138,7 @@ async def test_what_a_dead_gateway_had_reserved_is_free_after_its_lease(redis: R
 
 
 async def test_a_budget_is_what_was_spent_and_what_is_reserved(store: LimitStore) -> None:
-    own = (scope(token_budget=100),)
+    own = (scope(Limits(token_budget=100)),)
     reserved = await store.reserve(own, "req_1", 60)
     assert kinds([await store.reserve(own, "req_2", 60)]) == ["token_budget"]
     await store.settle(own, reserved, 60, usage("req_1", 20, 10))
@@ -147,7 +148,7 @@ async def test_a_budget_is_what_was_spent_and_what_is_reserved(store: LimitStore
 
 
 async def test_kv_byte_seconds_refuse_once_they_are_spent(store: LimitStore) -> None:
-    own = (scope(kv_byte_seconds=1000),)
+    own = (scope(Limits(kv_byte_seconds=1000)),)
     reserved = await store.reserve(own, "req_1", 1)
     await store.settle(own, reserved, 1, usage("req_1", kv=1500))
     assert kinds([await store.reserve(own, "req_2", 1)]) == ["kv_byte_seconds"]
@@ -155,9 +156,9 @@ async def test_kv_byte_seconds_refuse_once_they_are_spent(store: LimitStore) -> 
 
 @pytest.mark.parametrize("period", ["day", "month"])
 async def test_a_budget_comes_back_with_the_next_day_or_month_of_utc(
-    store: LimitStore, redis: Redis, period: str
+    store: LimitStore, redis: Redis, period: Literal["day", "month"]
 ) -> None:
-    own = (Scope("t/acme", Limits(token_budget=10, period=period)),)  # type: ignore[arg-type]
+    own = (Scope("t/acme", Limits(token_budget=10, period=period)),)
     reserved = await store.reserve(own, "req_1", 10)
     await store.settle(own, reserved, 10, usage("req_1", 10))
     refusal = (await store.reserve(own, "req_2", 1)).refusal
@@ -178,16 +179,17 @@ def test_a_limit_that_is_none_is_refused_by_name() -> None:
 async def test_without_redis_it_is_unavailable() -> None:
     client = Redis.from_url("redis://127.0.0.1:1")
     with pytest.raises(Unavailable):
-        await LimitStore(client).count((scope(requests_per_min=1),))
+        await LimitStore(client).count((scope(Limits(requests_per_min=1)),))
     await client.aclose()
 
 
 async def test_months_and_days_are_those_of_the_calendar(redis: Redis) -> None:
-    script = limit_scripts._COMMON + "now_s = tonumber(ask.at)\nreturn {period_of(ask.kind)}"
+    source = limit_scripts._COMMON + "now_s = tonumber(ask.at)\nreturn {period_of(ask.kind)}"
+    script = redis.register_script(source)
     for year, month, day in product((2026, 2027, 2028, 2100, 2400), range(1, 13), (1, 27, 28)):
         at = timegm((year, month, day, 23, 59, 59))
-        monthly = await redis.eval(script, 0, json.dumps({"at": at, "kind": "month"}))
+        monthly = await script(args=(json.dumps({"at": at, "kind": "month"}),))
         ends = timegm((year + month // 12, month % 12 + 1, 1, 0, 0, 0))
         assert (monthly[0].decode(), monthly[1]) == (f"{year}-{month}", ends)
-        daily = await redis.eval(script, 0, json.dumps({"at": at, "kind": "day"}))
+        daily = await script(args=(json.dumps({"at": at, "kind": "day"}),))
         assert daily[1] == at + 1

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from redis.asyncio import Redis
+from redis.typing import EncodableT, FieldT
 
 from gemline.cluster import usage as usage_module
 from gemline.cluster.limit_scripts import USAGE
@@ -70,11 +71,15 @@ async def test_a_filter_takes_its_own_alone(redis: Redis, log: UsageLog) -> None
     assert len(await ids(log, UsageFilter(key_id="k1"))) == 3
 
 
+def fields_of(request_id: str) -> dict[FieldT, EncodableT]:
+    """A record as Redis has it."""
+    return {"request_id": request_id, "tenant": "a", "project": "", "key_id": "", "model": "m", "outcome": ""}
+
+
 async def test_since_is_taken_and_until_is_not(redis: Redis, log: UsageLog) -> None:
     for at_ms in (1000, 2000, 3000):
         for number in range(2):
-            fields = {"request_id": str(at_ms), "tenant": "a", "project": "", "key_id": "", "model": "m", "outcome": ""}
-            await redis.xadd(USAGE, fields, id=f"{at_ms}-{number}")  # type: ignore[arg-type]
+            await redis.xadd(USAGE, fields_of(str(at_ms)), id=f"{at_ms}-{number}")
     assert await ids(log, UsageFilter(since_ms=2000)) == ["2000", "2000", "3000", "3000"]
     assert await ids(log, UsageFilter(until_ms=2000)) == ["1000", "1000"]
     assert await ids(log, UsageFilter(since_ms=1001, until_ms=3000)) == ["2000", "2000"]
@@ -130,6 +135,5 @@ async def test_what_cannot_be_asked_is_refused(log: UsageLog) -> None:
 
 
 async def test_records_of_a_later_release_can_be_read(redis: Redis, log: UsageLog) -> None:
-    fields = {"request_id": "r", "tenant": "a", "project": "", "key_id": "", "model": "m", "outcome": "", "new": "1"}
-    await redis.xadd(USAGE, fields)  # type: ignore[arg-type]
+    await redis.xadd(USAGE, fields_of("r") | {"new": "1"})
     assert await ids(log, UsageFilter()) == ["r"]

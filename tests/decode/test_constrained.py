@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -117,7 +118,8 @@ async def test_generated_tokens_that_break_the_constraint_are_refused(gateway: H
 async def test_a_constraint_of_a_kind_that_is_not_known_fails_its_request_alone(gateway: HandGateway) -> None:
     answer = gateway.answers[1] = Answer()
     sampling = sampling_to_proto(DRAWN)
-    sampling.constraint.syntax = 77  # type: ignore[assignment]  # of a later release
+    of_a_later_release: Any = 77
+    sampling.constraint.syntax = of_a_later_release
     submit = decode_pb2.Submit(handle=1, token_ids=PROMPT, num_prompt_tokens=len(PROMPT), sampling=sampling)
     await gateway._write(decode_pb2.AttachRequest(submit=submit))
     await asyncio.wait_for(answer.ended.wait(), 30)

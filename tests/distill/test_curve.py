@@ -1,10 +1,19 @@
 """The loss as a table and as a picture."""
 
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.parsers import expat
 
 from gemline.distill.curve import CurveFile, Point, draw, read_curve
 from gemline.distill.training import Progress
+
+
+def elements(svg: str) -> list[str]:
+    """The names of all elements in their order; raises ExpatError unless it is well-formed."""
+    names: list[str] = []
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = lambda name, attributes: names.append(name)
+    parser.Parse(svg, True)
+    return names
 
 
 def progress(step: int) -> Progress:
@@ -27,11 +36,9 @@ def test_what_was_trained_again_from_a_snapshot_replaces_what_it_was_before(tmp_
 
 def test_the_picture_has_a_line_and_a_name_for_each_curve() -> None:
     svg = draw({"a < b": [Point(0, 3.0, 0.0), Point(10, 1.0, 0.0)], "other": [Point(5, 2.0, 0.0)]})
-    tree = ElementTree.fromstring(svg)  # noqa: S314 - we wrote it
-    lines = tree.findall("{http://www.w3.org/2000/svg}polyline")
-    assert len(lines) == 2
+    assert elements(svg).count("polyline") == 2
     assert "a &lt; b" in svg
 
 
 def test_a_picture_of_nothing_is_a_picture() -> None:
-    assert ElementTree.fromstring(draw({})).tag.endswith("svg")  # noqa: S314 - we wrote it
+    assert elements(draw({}))[0] == "svg"

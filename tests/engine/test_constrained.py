@@ -1,6 +1,7 @@
 """Masks in the engine: what they forbid never comes, whatever else is asked for and whatever happens on the way."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,8 +57,8 @@ class Alternating(Rising):
         return bits(set(range(len(self.token_ids) % 2, V, 2)))
 
 
-def request(seq_id: int, matcher: Rising | None, max_tokens: int = 6, **params: object) -> EngineRequest:
-    given = replace(SamplingParams(max_tokens, temperature=0.0), constraint=matcher and RULE, **params)  # type: ignore[arg-type]
+def request(seq_id: int, matcher: Rising | None, max_tokens: int = 6, **params: Any) -> EngineRequest:
+    given = replace(SamplingParams(max_tokens, temperature=0.0), constraint=None if matcher is None else RULE, **params)
     return EngineRequest(seq_id, (5, 6, 7), 3, given, matcher=matcher)
 
 

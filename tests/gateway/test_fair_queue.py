@@ -84,6 +84,18 @@ async def test_urgent_bands_go_first_and_the_lower_ones_do_not_starve() -> None:
     assert len(worker.order) == 91
 
 
+async def test_room_that_nobody_tells_of_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fair_queue, "LOOK_AGAIN_S", 0.01)
+    worker = Worker(0)
+    waiting = asyncio.create_task(worker.ask("a"))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    worker.num_places = 1
+    await asyncio.wait_for(waiting, 1)
+    await asyncio.sleep(0.03)
+    assert worker.queue._looking is None
+
+
 async def test_who_leaves_costs_nobody_a_turn() -> None:
     worker = Worker(1)
     first = await worker.ask("a")

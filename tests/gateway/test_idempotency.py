@@ -8,11 +8,11 @@ import pytest
 from redis.asyncio import Redis
 from support.in_process import MODEL, InProcess
 
-from gemline.cluster import idempotency
 from gemline.cluster.idempotency import IdempotencyStore
-from gemline.errors import Unavailable
+from gemline.errors import Unavailable, WorkerLost
 from gemline.gateway.dispatch import Dispatch
 from gemline.gateway.http import create_app
+from gemline.gateway.inbox import Delivery
 
 BODY = {"model": MODEL, "prompt": [2, 300, 301], "max_tokens": 8, "temperature": 1.0}
 
@@ -89,9 +89,29 @@ async def test_a_mistake_is_answered_the_same_again(http: httpx.AsyncClient) -> 
 async def test_an_answer_that_is_too_long_is_not_given_twice(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(idempotency, "MAX_ANSWER_BYTES", 10)
+    monkeypatch.setattr("gemline.gateway.http.idempotency.MAX_ANSWER_BYTES", 10)
     await http.post("/v1/completions", json=BODY, headers=key("a"))
     again = await http.post("/v1/completions", json=BODY, headers=key("a"))
     assert (again.status_code, again.json()["error"]["code"]) == (409, "conflict")
     refused = await http.post("/v1/completions", json=BODY, headers=key("x" * 256))
     assert "256 characters, over 255" in refused.json()["error"]["message"]
+
+
+async def test_a_stream_that_broke_off_is_done_again(http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = BODY | {"stream": True, "max_tokens": 30, "ignore_eos": True}
+    take, num_taken = Dispatch.take, 0
+
+    async def break_off(self: Dispatch) -> Delivery:
+        nonlocal num_taken
+        num_taken += 1
+        if num_taken > 3:
+            raise WorkerLost("the worker died")
+        return await take(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Dispatch, "take", break_off)
+        broken = await http.post("/v1/completions", json=body, headers=key("a"))
+    assert b'data: {"error":' in broken.content
+    again = await http.post("/v1/completions", json=body, headers=key("a"))
+    assert again.content.endswith(b"data: [DONE]\n\n")
+    assert "idempotent-replayed" not in again.headers

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import httpx
 import pytest
@@ -31,10 +32,10 @@ async def http(platform: InProcess) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def limit(platform: InProcess, **changes: object) -> None:
-    """The tenant's limits from now on."""
+async def limit(platform: InProcess, **changes: Any) -> None:
+    """What the tenant's record has from now on."""
     record = await platform.access.tenant(TENANT.tenant_id)
-    await platform.access.put_tenant(replace(record, **changes), is_new=False)  # type: ignore[arg-type]
+    await platform.access.put_tenant(replace(record, **changes), is_new=False)
     platform.keys._cache.clear()
 
 
@@ -205,12 +206,12 @@ async def test_usage_waits_for_a_redis_that_is_away(
 ) -> None:
     settle, num_tries = LimitStore.settle, 0
 
-    async def flaky(self: LimitStore, *arguments: object) -> bool:
+    async def flaky(self: LimitStore, *arguments: Any) -> bool:
         nonlocal num_tries
         num_tries += 1
         if num_tries < 3:
             raise Unavailable("Redis does not answer")
-        return await settle(self, *arguments)  # type: ignore[arg-type]
+        return await settle(self, *arguments)
 
     monkeypatch.setattr(LimitStore, "settle", flaky)
     monkeypatch.setattr("gemline.gateway.allowance._RETRY_S", 0.02)
@@ -225,8 +226,8 @@ async def test_a_settling_whose_answer_is_lost_counts_once(
     """Redis has settled it, the gateway does not know, and settles it again."""
     settle, told = LimitStore.settle, list[bool]()
 
-    async def deaf(self: LimitStore, *arguments: object) -> bool:
-        told.append(await settle(self, *arguments))  # type: ignore[arg-type]
+    async def deaf(self: LimitStore, *arguments: Any) -> bool:
+        told.append(await settle(self, *arguments))
         if len(told) < 4:
             raise Unavailable("Redis does not answer")
         return told[-1]

@@ -11,7 +11,6 @@ from gemline.cluster.connection import calling
 
 KEPT_S = 600  # an answer, from its end
 RUNNING_S = 60  # the claim of a gateway that died; renewed by one that lives
-MAX_ANSWER_BYTES = 2**20  # a longer answer is not kept: the second request is told so
 
 # KEYS: the entry. ARGV: JSON of a claim, ms. Gives the entry that is there, or nothing.
 _BEGIN = """
@@ -53,13 +52,12 @@ class IdempotencyStore:
 
     async def finish(self, tenant_id: str, key: str, kept: Kept) -> None:
         """Its answer has ended and is kept."""
-        body = kept.body if kept.body is not None and len(kept.body) <= MAX_ANSWER_BYTES else None
         entry = {
             "fingerprint": kept.fingerprint,
             "is_running": False,
             "status": kept.status,
             "headers": kept.headers,
-            "body": None if body is None else b64encode(body).decode(),
+            "body": None if kept.body is None else b64encode(kept.body).decode(),
         }
         async with calling(self._redis):
             await self._redis.set(_name(tenant_id, key), json.dumps(entry), ex=KEPT_S)

@@ -38,16 +38,16 @@ class Optimizer:
     def step(self, share: float) -> None:
         """One update with `share` of the full learning rates; clears the gradients."""
         self._num_steps += 1
-        by_shape: dict[torch.Size, list[str]] = defaultdict(list)
+        by_shape: dict[torch.Size, dict[str, torch.Tensor]] = defaultdict(dict)  # gradients by name
         for name, tensor in self._weights.items():
             if tensor.grad is None:
                 continue
             if name in self._second:
                 self._adam(name, tensor, tensor.grad, share)
             else:
-                by_shape[tensor.shape].append(name)
-        for names in by_shape.values():
-            self._muon(names, share)
+                by_shape[tensor.shape][name] = tensor.grad
+        for gradients in by_shape.values():
+            self._muon(gradients, share)
         for tensor in self._weights.values():
             tensor.grad = None
 
@@ -71,17 +71,15 @@ class Optimizer:
         first_bias, second_bias = 1 - decay_first**self._num_steps, 1 - decay_second**self._num_steps
         tensor.addcdiv_(first, (second / second_bias).sqrt_().add_(_ADAM_EPS), value=-rate * share / first_bias)
 
-    def _muon(self, names: list[str], share: float) -> None:
+    def _muon(self, gradients: Mapping[str, torch.Tensor], share: float) -> None:
         """Matrices of one shape together, for the iteration is a batch of products."""
         updates = []
-        for name in names:
-            gradient = self._weights[name].grad
-            assert gradient is not None  # noqa: S101 - `step` chose them so
+        for name, gradient in gradients.items():
             momentum = self._first[name].lerp_(gradient, 1 - _MOMENTUM)
             updates.append(gradient.lerp(momentum, _MOMENTUM))
         rows, columns = updates[0].shape
         size = max(1.0, rows / columns) ** 0.5
-        for name, update in zip(names, orthogonal(torch.stack(updates)), strict=True):
+        for name, update in zip(gradients, orthogonal(torch.stack(updates)), strict=True):
             self._weights[name].add_(update, alpha=-self._rates.matrices * share * size)
 
 

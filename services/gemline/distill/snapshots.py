@@ -48,7 +48,8 @@ def load_snapshot(directory: Path) -> dict[str, Any] | None:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            names: list[str] = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
             plain = json.loads(file.metadata()["state"])
         state: dict[str, Any] = _with_tensors(plain, tensors)
     except Exception as error:  # the library raises a kind of its own, and what is missing gives others

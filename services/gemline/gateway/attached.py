@@ -63,8 +63,12 @@ class Attached:
         self._outgoing.put_nowait(decode_pb2.AttachRequest(submit=submit))
         return inbox
 
-    def on_step(self, step: decode_pb2.Step) -> None:
-        """Hand a step's tokens to their readers. What comes for a request that was canceled is dropped."""
+    def on_step(self, step: decode_pb2.Step) -> bool:
+        """Hand a step's tokens to their readers. What comes for a request that was canceled is dropped.
+
+        Whether the worker may have room for more than before: a prompt was computed, or a request ended.
+        """
+        num_pending, num_before = len(self._pending), self.num_reported
         for event in step.events:
             self._pending.pop(event.handle, None)
             inbox = self._inboxes.get(event.handle)
@@ -72,6 +76,7 @@ class Attached:
                 del self._inboxes[event.handle]
         self.num_reported, self.num_submitted = step.num_running + step.num_waiting, 0
         self.reported_at_s = time.monotonic()
+        return len(self._pending) < num_pending or self.num_reported < num_before
 
     def on_break(self, reason: Reason) -> None:
         """The stream is gone, and with it every request on it; what still comes on it is nobody's."""

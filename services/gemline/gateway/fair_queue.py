@@ -16,6 +16,7 @@ from gemline.gateway.shares import Shares
 MAX_WAITING = 4096
 MAX_WAITING_OF_TENANT = 512
 _TURN_BELOW = 10
+LOOK_AGAIN_S = 0.25  # while somebody waits: room may come of what no stream of ours tells, as leases do
 _SMOOTHING = 0.2  # of the mean time between two turns
 
 
@@ -89,6 +90,7 @@ class FairQueue:
         self._in_transit = 0  # have their turn, and no worker knows yet
         self._turn_s: float | None = None  # mean time between two turns while somebody waits
         self._last_turn_at: float | None = None
+        self._looking: asyncio.TimerHandle | None = None
 
     @property
     def num_waiting(self) -> int:
@@ -114,6 +116,8 @@ class FairQueue:
         self._tenants.setdefault(key, _Tenant()).bands[asking.band].append(waiting)
         self._num_waiting += 1
         self.kick()
+        if self._looking is None:
+            self._look_again()
         try:
             async with asyncio.timeout(asking.timeout_s):
                 await waiting.turn
@@ -138,6 +142,12 @@ class FairQueue:
                 if not waiting.turn.done():
                     self._begin(waiting.asking)
                     waiting.turn.set_result(None)
+
+    def _look_again(self) -> None:
+        """From time to time, as long as anybody waits."""
+        self.kick()
+        again = asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._look_again) if self._num_waiting else None
+        self._looking = again
 
     def _next(self, model: str) -> _Waiting | None:
         """Whose turn it is, if there is room for it. A tenant that has nothing running may go before the others."""

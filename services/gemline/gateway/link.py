@@ -79,10 +79,6 @@ class DecodeLink:
         """This gateway's requests on the worker."""
         return 0 if self._attached is None else self._attached.num_in_flight
 
-    def is_life(self, life: Life | None) -> bool:
-        """Whether it is to that life of a worker."""
-        return self._candidate.life == life
-
     async def wait_standing(self) -> None:
         """Return once the stream stands."""
         await self._standing.wait()
@@ -213,8 +209,8 @@ class DecodeLink:
         try:
             async for response in responses:
                 self._note(response.step)
-                attached.on_step(response.step)
-                self._on_change()
+                if attached.on_step(response.step):
+                    self._on_change()
         except Exception as error:
             broken_by = error
         reason = reason_of_break(broken_by, is_draining=self.record.state is State.DRAINING)

@@ -123,10 +123,14 @@ class Links:
         self, card: ModelCard, submit: decode_pb2.Submit, avoid: Collection[str], owner: Life | None
     ) -> tuple[DecodeLink, int]:
         """And how many tokens are expected to be found there."""
-        open_links = self._open_links(card, avoid).values()
         num_tokens, window = len(submit.token_ids), _window(card)
-        roomy = [it for it in open_links if it.has_room(num_tokens, window, is_first=True) or it.is_life(owner)]
-        links = {link.candidate(): link for link in roomy or open_links}
+        every = {link.candidate(): link for link in self._open_links(card, avoid).values()}
+        roomy = {
+            candidate: link
+            for candidate, link in every.items()
+            if candidate.life == owner or link.has_room(num_tokens, window, is_first=True)
+        }
+        links = roomy or every
         hits: dict[Candidate, int] = {}
         names = PrefixNames(card.revision, submit.cache_salt, submit.num_public_tokens, submit.token_ids)
         for block_size in {candidate.block_size for candidate in links}:

@@ -14,8 +14,6 @@ _RESERVED = b"\xff"  # begins what llguidance takes for a control token; UTF-8 h
 class _Wrapped:
     """The attributes that llguidance reads, and the call by which it encodes what a grammar leaves no choice about."""
 
-    is_tokenizer_wrapper = True
-
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         self._tokenizer = tokenizer
         known = min(vocab_size, tokenizer.vocab_size)
@@ -35,7 +33,7 @@ def vocabulary(tokenizer: Tokenizer, vocab_size: int, end_ids: Sequence[int]) ->
     A token stands for the very bytes that our detokenizer shows of it. Control tokens stand for nothing. Raises
     ImportError when llguidance is not installed.
     """
-    from llguidance import LLTokenizer
+    from llguidance import LLTokenizer, TokenizerWrapper
 
-    wrapped = _Wrapped(tokenizer, vocab_size)
-    return LLTokenizer(wrapped, n_vocab=vocab_size, eos_token=list(end_ids))  # type: ignore[arg-type]  # it asks for no more
+    wrapped = TokenizerWrapper(_Wrapped(tokenizer, vocab_size))
+    return LLTokenizer(wrapped, n_vocab=vocab_size, eos_token=list(end_ids))

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -91,8 +93,8 @@ async def test_an_export_that_cannot_go_on_breaks_off(
     await use(redis_url, PAGE_RECORDS + 1)
     pages = UsageLog.pages
 
-    async def broken(self: UsageLog, *arguments: object):  # type: ignore[no-untyped-def]
-        async for page in pages(self, *arguments):  # type: ignore[arg-type]
+    async def broken(self: UsageLog, *arguments: Any) -> AsyncIterator[object]:
+        async for page in pages(self, *arguments):
             yield page
             raise Unavailable("Redis does not answer")
 

@@ -8,11 +8,12 @@ import logging
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gemline.cluster.idempotency import MAX_ANSWER_BYTES, RUNNING_S, IdempotencyStore, Kept
+from gemline.cluster.idempotency import RUNNING_S, IdempotencyStore, Kept
 from gemline.errors import Conflict, GemlineError, InvalidRequest
 from gemline.gateway.requests import Tenant
 
 MAX_KEY = 255
+MAX_ANSWER_BYTES = 2**20  # a longer answer is not kept: the second request is told so
 _KEPT_HEADERS = {"content-type", "cache-control"}
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Idempotency:
         is_whole = False
         try:
             await self._app(scope, receive, copy)
-            is_whole = copy.is_whole and not (copy.status >= 500 or copy.status == 429)
+            is_whole = copy.is_whole
         finally:
             renewing.cancel()
             with contextlib.suppress(GemlineError):
@@ -69,7 +70,14 @@ class _Copy:
         self.status = 0
         self.headers: list[tuple[str, str]] = []
         self.body: bytes | None = b""
-        self.is_whole = False
+        self._last = b""  # what came last
+        self._has_ended = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it came to a good end: no fault of ours, no limit, no stream that ends with an error's event."""
+        is_good = self.status < 500 and self.status != 429
+        return self._has_ended and is_good and not self._last.startswith(b'data: {"error":')
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -81,9 +89,8 @@ class _Copy:
                 self.body += message.get("body", b"")
                 if len(self.body) > MAX_ANSWER_BYTES:
                     self.body = None
-            self.is_whole = not message.get("more_body", False)
-            if self.body is not None and b'data: {"error":' in self.body[-4096:]:
-                self.is_whole = False  # a stream that broke off with an error event
+            self._last = message.get("body", b"")
+            self._has_ended = not message.get("more_body", False)
         await self._send(message)
 
 
