@@ -307,3 +307,47 @@ def test_a_prompt_is_computed_in_large_pieces_again_when_the_streams_before_it_h
     engine.cancel(1)
     teach(engine)
     assert engine.step().num_batch_tokens == 41
+
+
+def test_a_tenant_that_has_nothing_else_here_is_answered_before_what_a_flood_sent_ahead(greedy: MakeRequest) -> None:
+    engine = toy_engine(EngineOptions(num_kv_blocks=600, block_size=4, max_batch_tokens=64, max_running=32))
+    first_at: dict[int, int] = {}
+    for seq_id in range(12):
+        engine.add(replace(greedy(seq_id, range(seq_id, seq_id + 40), max_tokens=24), cache_salt=b"flood"))
+    for _ in range(3):
+        engine.step()
+    engine.add(replace(greedy(99, range(40, 60), max_tokens=2), cache_salt=b"light"))
+    for number in range(100):
+        for event in engine.step().tokens:
+            first_at.setdefault(event.seq_id, number)
+    assert first_at[99] == 0
+    assert sum(at > 0 for at in first_at.values()) >= 5
+
+
+def test_a_tenant_with_one_stream_is_answered_before_what_a_flood_sent_ahead(greedy: MakeRequest) -> None:
+    """Whoever has fewer sequences here goes first, whether that is none or one."""
+    engine = toy_engine(EngineOptions(num_kv_blocks=600, block_size=4, max_batch_tokens=64, max_running=32))
+    engine.add(replace(greedy(50, range(5), max_tokens=55), cache_salt=b"light"))
+    for seq_id in range(12):
+        engine.add(replace(greedy(seq_id, range(seq_id, seq_id + 40), max_tokens=24), cache_salt=b"flood"))
+    for _ in range(4):
+        engine.step()
+    engine.add(replace(greedy(99, range(40, 50), max_tokens=2), cache_salt=b"light"))
+    order: list[int] = []
+    while engine.has_work:
+        order += [event.seq_id for event in engine.step().tokens if event.seq_id not in order]
+    late = [seq_id for seq_id in range(12) if order.index(seq_id) > order.index(99)]
+    assert len(late) >= 5
+
+
+def test_whoever_is_passed_over_has_its_turn_when_its_elders_have_ended(greedy: MakeRequest) -> None:
+    engine = toy_engine(EngineOptions(num_kv_blocks=600, block_size=4, max_batch_tokens=16, max_running=8))
+    engine.add(replace(greedy(1, range(4), max_tokens=20), cache_salt=b"flood"))
+    engine.step()
+    engine.add(replace(greedy(2, range(60), max_tokens=2), cache_salt=b"flood"))
+    answered: set[int] = set()
+    for number in range(200):  # others come without end, each as much as a step can take
+        if engine.num_waiting < 2:
+            engine.add(replace(greedy(100 + number, [number % 90] * 30, max_tokens=1), cache_salt=b"other%d" % number))
+        answered |= {event.seq_id for event in engine.step().tokens}
+    assert 2 in answered

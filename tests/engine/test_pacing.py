@@ -124,7 +124,7 @@ def learned(machine: Machine, num_decoding: int, num_steps: int = 20) -> Pacer:
 
 
 OBSERVED = st.tuples(st.integers(0, 80), st.integers(0, 600), st.floats(1e-6, 100))
-LOADS = st.builds(Load, st.integers(0, 80), st.booleans())
+LOADS = st.builds(Load, st.integers(0, 80), st.booleans(), st.integers(0, 600))
 
 
 @given(observed=st.lists(OBSERVED, max_size=30), load=LOADS, max_tokens=st.integers(1, 600))
@@ -270,3 +270,11 @@ def test_many_that_arrive_at_once_keep_the_throughput(machine: Machine) -> None:
     assert paced.tokens_per_s >= 0.97 * unpaced.tokens_per_s
     assert paced.median_ttft_ms <= 1.06 * unpaced.median_ttft_ms
     assert paced.p99_itl_ms() <= 0.6 * unpaced.p99_itl_ms()
+
+
+@pytest.mark.parametrize("machine", [BF16, INT8, INT4])
+def test_a_short_prompt_of_a_tenant_that_has_nothing_else_here_takes_one_step(machine: Machine) -> None:
+    pacer = learned(machine, 28)
+    assert pacer.num_tokens(Load(28, by_newcomer=True)) < 28 + 50
+    assert pacer.num_tokens(Load(28, by_newcomer=True, num_first=50)) >= 28 + 50
+    assert pacer.num_tokens(Load(28, by_newcomer=True, num_first=5000)) <= 28 + 64

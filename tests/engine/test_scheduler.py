@@ -18,7 +18,7 @@ def views(draw: st.DrawFn, seq_id: int, block_size: int) -> SequenceView:
     num_blocks = num_blocks_for(num_computed, block_size)
     num_held = num_blocks - max(0, num_computed - WINDOW + 1) // block_size
     num_alone = BlockCounts(draw(st.integers(0, num_blocks)), draw(st.integers(0, num_held)))  # the rest is shared
-    return SequenceView(seq_id, num_tokens, num_computed, num_blocks, num_alone)
+    return SequenceView(seq_id, num_tokens, num_computed, num_blocks, num_alone, draw(st.integers(0, seq_id)))
 
 
 @st.composite
@@ -27,7 +27,8 @@ def waiting_views(draw: st.DrawFn, seq_id: int, block_size: int, free: BlockCoun
     num_tokens = draw(st.integers(1, 40))
     num_found = draw(st.integers(0, (num_tokens - 1) // block_size))
     num_idle = BlockCounts(*(draw(st.integers(0, min(num_found, num_free))) for num_free in free))
-    return SequenceView(seq_id, num_tokens, num_found * block_size, num_found, num_idle)
+    rank = draw(st.integers(0, 8))
+    return SequenceView(seq_id, num_tokens, num_found * block_size, num_found, num_idle, rank)
 
 
 @st.composite
@@ -40,7 +41,7 @@ def cases(draw: st.DrawFn) -> tuple[SchedulerState, Budget]:
     waiting = tuple(draw(waiting_views(100 + index, block_size, free)) for index in range(draw(st.integers(0, 6))))
     state = SchedulerState(
         running=running,
-        waiting=waiting,
+        waiting=tuple(sorted(waiting, key=lambda view: view.rank)),
         num_waiting=len(waiting),
         num_reserved=draw(st.integers(0, budget.max_running - num_running)),
         free=free,
@@ -149,14 +150,25 @@ def test_whoever_is_admitted_fits_beside_what_is_promised_already(case: tuple[Sc
     assert missing + revived <= state.free.num_global
 
 
+@given(cases())
+def test_no_token_of_a_step_is_kept_from_a_prompt_that_runs(case: tuple[SchedulerState, Budget]) -> None:
+    state, budget = case
+    plan = schedule(replace(state, free=BlockCounts(1000, 1000)), budget)
+    stops = {chunk.seq_id: chunk.stop for chunk in plan.chunks}
+    behind = [view for view in state.running if stops.get(view.seq_id, view.num_computed) < view.num_tokens]
+    assert not behind or plan.num_tokens == budget.max_batch_tokens
+
+
 def state_of(
     running: tuple[SequenceView, ...] = (), waiting: tuple[SequenceView, ...] = (), num_free: int = 100
 ) -> SchedulerState:
     return SchedulerState(running, waiting, len(waiting), 0, BlockCounts(num_free, num_free), 4, 100)
 
 
-def view(seq_id: int, num_tokens: int, num_computed: int, num_blocks: int, num_alone: int) -> SequenceView:
-    return SequenceView(seq_id, num_tokens, num_computed, num_blocks, BlockCounts(num_alone, num_alone))
+def view(
+    seq_id: int, num_tokens: int, num_computed: int, num_blocks: int, num_alone: int, *, rank: int = 0
+) -> SequenceView:
+    return SequenceView(seq_id, num_tokens, num_computed, num_blocks, BlockCounts(num_alone, num_alone), rank)
 
 
 def test_prefill_gets_what_decoding_leaves_of_the_budget() -> None:
@@ -168,6 +180,20 @@ def test_prefill_gets_what_decoding_leaves_of_the_budget() -> None:
     assert plan == Plan((), (4,), (Chunk(1, 8, 30), Chunk(2, 8, 9), Chunk(3, 12, 13), Chunk(4, 0, 8)))
     tight = schedule(state, Budget(max_batch_tokens=5, max_running=8))
     assert tight == Plan((), (), (Chunk(1, 8, 11), Chunk(2, 8, 9), Chunk(3, 12, 13)))
+
+
+def test_the_prompt_of_a_tenant_that_has_nothing_else_here_goes_before_those_of_a_flood() -> None:
+    flood = (view(1, 9, 8, 2, 2), view(2, 60, 8, 2, 2, rank=1), view(3, 60, 0, 0, 0, rank=2))
+    state = state_of(running=flood, waiting=(view(5, 20, 0, 0, 0), view(4, 30, 0, 0, 0, rank=3)))
+    plan = schedule(state, Budget(max_batch_tokens=32, max_running=8))
+    assert plan == Plan((), (5,), (Chunk(1, 8, 9), Chunk(2, 8, 19), Chunk(5, 0, 20)))
+
+
+def test_what_a_prompt_that_does_not_fit_leaves_goes_to_those_that_run() -> None:
+    flood = (view(2, 60, 8, 2, 2, rank=1), view(3, 60, 0, 0, 0, rank=2))
+    state = state_of(running=flood, waiting=(view(5, 40, 0, 0, 0),), num_free=30)
+    plan = schedule(state, Budget(max_batch_tokens=64, max_running=8))
+    assert plan == Plan((), (), (Chunk(2, 8, 60), Chunk(3, 0, 12)))
 
 
 def test_the_newest_sequence_makes_room_for_a_decoding_one_and_not_for_the_queue() -> None:

@@ -10,6 +10,7 @@ lasts when nothing is prefilled, its quiet duration, is measured by itself for e
 - Whoever was there before the streams it is computed beside, as when many arrive at once, is not to wait for them: its
   chunks take several quiet durations of one stream, for small ones would end with few streams in each step, which costs
   throughput.
+- Whose tenant has nothing else here is not to wait for the streams of others: a short prompt is computed in one step.
 """
 
 from collections import deque
@@ -19,6 +20,7 @@ from typing import NamedTuple
 _SLOWDOWN = 1.6  # times the quiet duration, by newcomers; leaves room for noise below twice
 _STALL = 12.0  # quiet durations of one stream more, by elders
 _CONSTANT = 12  # tokens that a step's constant part is worth: between 9 (int4) and 18 (int8) on two cores with AVX-512
+_AT_ONCE = 64  # prompt tokens of tenants that have nothing else here
 _FLOOR = 8  # prompt tokens in every other step, so that prompts come to an end beside any number of streams
 _NUM_PRICES = 8  # of the last steps, and of them the median: one slow step changes nothing
 _NUM_QUIET = 5
@@ -31,6 +33,7 @@ class Load(NamedTuple):
 
     num_decoding: int  # sequences that will have a token each
     by_newcomer: bool  # whether the next prompt arrived after one of them had got its first token
+    num_first: int = 0  # prompt tokens to be computed of tenants that have nothing else here
 
 
 class Pacer:
@@ -60,9 +63,9 @@ class Pacer:
         """What the next step may carry, streams and prompts together; all that is allowed where nothing decodes."""
         if not load.num_decoding:
             return self._max_tokens
-        if load.by_newcomer and self._num_since_quiet >= _PROBE_EVERY:
+        if load.by_newcomer and not load.num_first and self._num_since_quiet >= _PROBE_EVERY:
             return min(load.num_decoding + 1, self._max_tokens)
-        wanted = load.num_decoding + _FLOOR
+        wanted = load.num_decoding + max(_FLOOR, min(load.num_first, _AT_ONCE))
         price_s = self._price_s()
         if price_s:
             quiet_s = self._expected_s(load.num_decoding, price_s)

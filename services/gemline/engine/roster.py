@@ -17,7 +17,7 @@ class UnknownSequence(LookupError):
 
 
 class Roster:
-    """Every live sequence. Those that wait and those that run are kept in lists, the oldest first."""
+    """Every live sequence, the oldest first, in whatever state."""
 
     def __init__(
         self,
@@ -88,21 +88,26 @@ class Roster:
 
         A first token was given by the step before, and who came during that one waited for it as the stream did.
         """
+        ranks = self._ranks()
         streams = [sequence for sequence in self._running if sequence.decodes]
         for stream in streams:
             if stream.began is None:
                 stream.began = self._num_arrivals
-        prompts = (sequence for sequence in (*self._running, *self._waiting[:1]) if not sequence.decodes)
-        oldest = next(prompts, None)
-        by_newcomer = oldest is not None and any(s.began is not None and s.began < oldest.arrival for s in streams)
-        return Load(len(streams), by_newcomer)
+        prompts = [sequence for sequence in (*self._running, *self._waiting) if not sequence.decodes]
+        following = min(prompts, key=lambda prompt: ranks[prompt.seq_id], default=None)
+        by_newcomer = following is not None and any(
+            stream.began is not None and stream.began < following.arrival for stream in streams
+        )
+        num_first = sum(prompt.num_tokens - prompt.num_computed for prompt in prompts if not ranks[prompt.seq_id])
+        return Load(len(streams), by_newcomer, num_first)
 
     def state(self, budget: Budget) -> SchedulerState:
         """What the scheduler needs to see; of the queue no more than one step could begin, and what each would find."""
         num_places = max(0, budget.max_running - len(self._running) - self.num_reserved)
+        ranks = self._ranks()
         return SchedulerState(
-            running=tuple(map(self._running_view, self._running)),
-            waiting=self._waiting_views(num_places, budget.max_batch_tokens),
+            running=tuple(self._running_view(sequence, ranks[sequence.seq_id]) for sequence in self._running),
+            waiting=self._waiting_views(ranks, num_places, budget.max_batch_tokens),
             num_waiting=len(self._waiting),
             num_reserved=self.num_reserved,
             free=self.free,
@@ -248,7 +253,16 @@ class Roster:
         if sequence.num_tokens < stop and sequence.may_go_on and min(self.free) > len(self.by_id):
             self._cover(sequence, stop)
 
-    def _running_view(self, sequence: Sequence) -> SequenceView:
+    def _ranks(self) -> dict[int, int]:
+        """For each sequence, how many older ones its tenant has here."""
+        num_seen: dict[bytes, int] = {}
+        ranks: dict[int, int] = {}
+        for seq_id, sequence in self.by_id.items():  # the oldest first
+            ranks[seq_id] = num_seen.get(sequence.tenant, 0)
+            num_seen[sequence.tenant] = ranks[seq_id] + 1
+        return ranks
+
+    def _running_view(self, sequence: Sequence, rank: int) -> SequenceView:
         holder = sequence.arrival
         return SequenceView(
             sequence.seq_id,
@@ -256,16 +270,18 @@ class Roster:
             sequence.num_computed,
             sequence.global_table.num_blocks,
             BlockCounts(self._global_pool.num_alone(holder), self._local_pool.num_alone(holder)),
+            rank,
         )
 
-    def _waiting_views(self, num_places: int, num_tokens: int) -> tuple[SequenceView, ...]:
+    def _waiting_views(self, ranks: dict[int, int], num_places: int, num_tokens: int) -> tuple[SequenceView, ...]:
         """With the prefix that each would find. Whoever comes after the first that cannot be begun is left out."""
         self._matches.clear()
         views: list[SequenceView] = []
         num_blocks_left = self._global_pool.num_free
-        for sequence in self._waiting[:num_places]:
+        queue = sorted(self._waiting, key=lambda sequence: ranks[sequence.seq_id])  # by age among equals
+        for sequence in queue[:num_places]:
             match = self._matches[sequence.seq_id] = self._cache.match(sequence)
-            view = self._view(sequence, match)
+            view = self._view(sequence, match, ranks[sequence.seq_id])
             views.append(view)
             num_tokens -= sequence.num_tokens - view.num_computed
             num_blocks_left -= num_blocks_for(sequence.num_tokens, self._block_size) - match.num_blocks
@@ -273,9 +289,9 @@ class Roster:
                 break
         return tuple(views)
 
-    def _view(self, sequence: Sequence, match: Match) -> SequenceView:
+    def _view(self, sequence: Sequence, match: Match, rank: int = 0) -> SequenceView:
         num_found = match.num_blocks * self._block_size
-        return SequenceView(sequence.seq_id, sequence.num_tokens, num_found, match.num_blocks, match.num_idle)
+        return SequenceView(sequence.seq_id, sequence.num_tokens, num_found, match.num_blocks, match.num_idle, rank)
 
 
 def _arrival(sequence: Sequence) -> int:

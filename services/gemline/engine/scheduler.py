@@ -1,8 +1,10 @@
 """What the next step computes: a pure function from the state and a budget to a plan. Knows no torch; moves nothing.
 
-Order of claims: those that run, the oldest first, then the queue. A prefill leaves a token of the step for each newer
-sequence that decodes. Whoever cannot get a block sends newer sequences back to the queue, never older ones, so the
-oldest goes on in every step that has a token for it, and every sequence ends.
+Blocks go by age: those that run, the oldest first, then the queue. Whoever cannot get a block sends newer sequences
+back to the queue, never older ones, so the oldest goes on in every step that has a token for it, and every sequence
+ends. Tokens of a step go to streams, one each, then to prompts by rank: by how many older sequences their tenant has
+here. So the question of a tenant that has nothing else here is computed before what a flood has sent ahead of it; and
+a rank falls as those before it end, so nobody is passed over for ever.
 """
 
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ class SequenceView(NamedTuple):
     num_computed: int
     num_blocks: int  # of the global pool that it has; both its tables reach as far
     num_alone: BlockCounts  # that no other sequence has: free when it is sent back, or until it is admitted
+    rank: int = 0  # how many older sequences its tenant has in the engine
 
     @property
     def decodes(self) -> bool:
@@ -36,10 +39,10 @@ class SequenceView(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SchedulerState:
-    """Who is there, the oldest first, and what is free: what the prefix cache would give up is."""
+    """Who is there, and what is free: what the prefix cache would give up is."""
 
-    running: tuple[SequenceView, ...]
-    waiting: tuple[SequenceView, ...]  # the front of the queue
+    running: tuple[SequenceView, ...]  # the oldest first
+    waiting: tuple[SequenceView, ...]  # the front of the queue, which goes by rank, then by age
     num_waiting: int
     num_reserved: int  # sequences that own blocks but are not in the batch: held for, or arriving from, others
     free: BlockCounts
@@ -75,6 +78,7 @@ def schedule(state: SchedulerState, budget: Budget) -> Plan:
     draft = _Draft(state, budget.max_batch_tokens)
     draft.go_on()
     admitted = [] if draft.preempted else draft.admit(budget.max_running)
+    draft.top_up()
     return Plan(tuple(draft.preempted), tuple(admitted), tuple(draft.chunks.values()))
 
 
@@ -98,11 +102,28 @@ class _Draft:
         self.preempted: list[int] = []
 
     def go_on(self) -> None:
-        """Gives each that runs as many tokens as it can use, the oldest first."""
-        num_decoding = sum(view.decodes for view in self._running)  # whose turn is still to come
+        """Gives each that runs the tokens that are meant for it, the oldest first."""
+        meant = self._meant()
         for view in self._running:  # which loses those that are sent back, at its end
-            num_decoding -= view.decodes
-            self._go_on(view, self._tokens_left if view.decodes else self._tokens_left - num_decoding)
+            self._go_on(view, min(self._tokens_left, meant.get(view.seq_id, 0)))
+
+    def top_up(self) -> None:
+        """What is left, for a stream ended or a prompt could not begin, goes to prompts that run."""
+        for view in self._running:
+            after = self._after(view)
+            if not view.decodes and (stop := self._reach(after, self._tokens_left)) > after.num_computed:
+                self._take(after, stop)
+
+    def _meant(self) -> dict[int, int]:
+        """Tokens of the step by sequence, if all get the blocks they need."""
+        num_left = self._tokens_left
+        meant = {view.seq_id: 1 for view in self._running if view.decodes}
+        num_left -= len(meant)
+        prompts = [view for view in (*self._running, *self._state.waiting) if view.seq_id not in meant]
+        for view in sorted(prompts, key=lambda view: view.rank):  # stable: by age among equals
+            meant[view.seq_id] = max(0, min(num_left, view.num_tokens - view.num_computed))
+            num_left -= meant[view.seq_id]
+        return meant
 
     def _go_on(self, view: SequenceView, num_tokens: int) -> None:
         if num_tokens < 1:
@@ -141,7 +162,8 @@ class _Draft:
         if num_new > 0:
             self._free = BlockCounts(self._free.num_global - num_new, self._free.num_local - num_new)
         self._tokens_left -= stop - view.num_computed
-        self.chunks[view.seq_id] = Chunk(view.seq_id, view.num_computed, stop)
+        begun = self.chunks.get(view.seq_id)
+        self.chunks[view.seq_id] = Chunk(view.seq_id, view.num_computed if begun is None else begun.start, stop)
 
     def _preempt_newest(self, needy: SequenceView) -> bool:
         """Sends back the newest sequence; False when that is `needy` itself. Whoever is newer has no chunk yet.
@@ -164,7 +186,7 @@ class _Draft:
             return view
         num_new = max(0, num_blocks_for(chunk.stop, self._state.block_size) - view.num_blocks)
         num_alone = BlockCounts(view.num_alone.num_global + num_new, view.num_alone.num_local + num_new)
-        return SequenceView(view.seq_id, view.num_tokens, chunk.stop, view.num_blocks + num_new, num_alone)
+        return SequenceView(view.seq_id, view.num_tokens, chunk.stop, view.num_blocks + num_new, num_alone, view.rank)
 
 
 def _need(state: SchedulerState, view: SequenceView) -> BlockCounts:

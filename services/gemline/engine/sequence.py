@@ -33,6 +33,7 @@ class Sequence:
     num_given: int  # tokens that came with the request: the prompt, and what was generated elsewhere
     params: SamplingParams
     hold: bool
+    tenant: bytes  # requests without a word of their tenant are of one
     global_table: BlockTable
     local_table: BlockTable
     status: Status = Status.WAITING
@@ -60,6 +61,7 @@ class Sequence:
             num_given=len(request.token_ids),
             params=request.params,
             hold=request.hold,
+            tenant=request.cache_salt,
             global_table=BlockTable(block_size),
             local_table=BlockTable(block_size),
             trail=trail,

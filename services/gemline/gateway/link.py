@@ -33,6 +33,7 @@ LOAD_FRESH_S = 2.5
 _KEPT_SHARE = 8
 # Prompts are sent ahead for so many steps: enough that an engine never waits for one, and no more, for they wait there.
 _BATCHES_AHEAD = 2
+_BATCHES_AHEAD_FIRST = 4  # for a tenant that has nothing running: the engine does not have it wait for the others'
 
 OpenChannel = Callable[[str], grpc.aio.Channel]
 
@@ -103,8 +104,9 @@ class DecodeLink:
         if attached is None or not candidate.load or not self._max_running:
             return attached is not None
         kept = 0 if is_first else self._max_running // _KEPT_SHARE
+        num_batches = _BATCHES_AHEAD_FIRST if is_first else _BATCHES_AHEAD
         pending = attached.num_pending_tokens
-        if candidate.load >= self._max_running - kept or pending >= _BATCHES_AHEAD * self._max_batch_tokens:
+        if candidate.load >= self._max_running - kept or pending >= num_batches * self._max_batch_tokens:
             return False
         return has_room(candidate, num_tokens + pending, window)
 
