@@ -11,10 +11,13 @@ from gemline.errors import ConfigurationError
 Band = Literal["priority", "default", "batch"]
 BANDS: tuple[Band, ...] = ("priority", "default", "batch")  # the most urgent first
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
-_MAX_LABEL = 200
-_MAX_MODELS = 64
-_MAX_MODEL_NAME = 200
+NAME_PATTERN = "[A-Za-z0-9._-]{1,64}"
+MAX_LABEL = 200
+MAX_MODELS = 64
+MAX_MODEL_NAME = 200
+MIN_WEIGHT, MAX_WEIGHT = 0.001, 1000
+
+_NAME = re.compile(NAME_PATTERN, re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +30,13 @@ class _Record:
     created_ms: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
-        if len(self.label) > _MAX_LABEL:
-            raise ConfigurationError(f"label has {len(self.label)} characters, over {_MAX_LABEL}", param="label")
-        if self.models is not None and len(self.models) > _MAX_MODELS:
-            raise ConfigurationError(f"models names {len(self.models)}, over {_MAX_MODELS}", param="models")
+        if len(self.label) > MAX_LABEL:
+            raise ConfigurationError(f"label has {len(self.label)} characters, over {MAX_LABEL}", param="label")
+        if self.models is not None and len(self.models) > MAX_MODELS:
+            raise ConfigurationError(f"models names {len(self.models)}, over {MAX_MODELS}", param="models")
         for name in self.models or ():
-            if not 1 <= len(name) <= _MAX_MODEL_NAME:
-                message = f"models has a name of {len(name)} characters; it must have from 1 to {_MAX_MODEL_NAME}"
+            if not 1 <= len(name) <= MAX_MODEL_NAME:
+                message = f"models has a name of {len(name)} characters; it must have from 1 to {MAX_MODEL_NAME}"
                 raise ConfigurationError(message, param="models")
 
     def to_json(self) -> str:
@@ -64,8 +67,9 @@ class TenantRecord(_Record):
     def __post_init__(self) -> None:
         _Record.__post_init__(self)
         check_name("tenant", self.tenant_id)
-        if not 0.001 <= self.weight <= 1000:
-            raise ConfigurationError(f"weight must be from 0.001 to 1000, is {self.weight}", param="weight")
+        if not MIN_WEIGHT <= self.weight <= MAX_WEIGHT:
+            message = f"weight must be from {MIN_WEIGHT} to {MAX_WEIGHT}, is {self.weight}"
+            raise ConfigurationError(message, param="weight")
         if self.band not in BANDS:
             raise ConfigurationError(f"band must be one of {', '.join(BANDS)}, is {self.band!r}", param="band")
 

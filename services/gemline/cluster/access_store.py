@@ -21,7 +21,8 @@ from gemline.errors import ConfigurationError, Conflict, NotFound
 
 MAX_ACTIVE = 2  # keys that may hold at once while one is rotated out
 DEFAULT_GRACE_S = 24 * 3600.0
-_MAX_YEARS = 10  # that a key may be told to hold
+MAX_GRACE_S = 366 * 24 * 3600  # that a key holds after it was rotated
+MAX_EXPIRY_S = 10 * 366 * 24 * 3600  # that a key may be told to hold
 _MAX_TRIES = 20  # of one change, while others change the same
 
 # KEYS: a hash, the audit. ARGV: field; its value before, '' for none; after, '' for none; fields of the audit's line.
@@ -237,8 +238,8 @@ def _audited(record: TenantRecord | ProjectRecord | KeyRecord | None) -> str:
 
 def checked_grace(grace_s: float) -> float:
     """Raises ConfigurationError for what is no time."""
-    if not 0 <= grace_s <= 366 * 24 * 3600:
-        raise ConfigurationError(f"grace must be from 0 to {366 * 24 * 3600} s, is {grace_s}", param="grace_s")
+    if not 0 <= grace_s <= MAX_GRACE_S:
+        raise ConfigurationError(f"grace must be from 0 to {MAX_GRACE_S} s, is {grace_s}", param="grace_s")
     return grace_s
 
 
@@ -246,10 +247,9 @@ def expiry_ms(now_ms: int, expires_in_s: float | None) -> int:
     """When a key ends that holds so long from now; None: never. Raises ConfigurationError for what is no such time."""
     if expires_in_s is None:
         return 0
-    most_s = _MAX_YEARS * 366 * 24 * 3600
-    if not 0 < expires_in_s <= most_s:
+    if not 0 < expires_in_s <= MAX_EXPIRY_S:
         raise ConfigurationError(
-            f"expires_in_s must be above 0 and at most {most_s}, is {expires_in_s}", param="expires_in_s"
+            f"expires_in_s must be above 0 and at most {MAX_EXPIRY_S}, is {expires_in_s}", param="expires_in_s"
         )
     return now_ms + int(expires_in_s * 1e3)
 

@@ -19,7 +19,7 @@ from gemline.errors import ConfigurationError
 LEASE_S = 30.0
 MAX_USAGE_RECORDS = 1_000_000  # older ones are dropped: export them before
 
-_MAX = 2**50  # exact in Lua's doubles, sums included
+MAX_LIMIT = 2**50  # of any one; exact in Lua's doubles, sums included
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name != "period" and value is not None and not 0 <= value <= _MAX:
-                raise ConfigurationError(f"{name} must be from 0 to {_MAX}, is {value}", param=name)
+            if name != "period" and value is not None and not 0 <= value <= MAX_LIMIT:
+                raise ConfigurationError(f"{name} must be from 0 to {MAX_LIMIT}, is {value}", param=name)
         if self.period not in ("day", "month"):
             raise ConfigurationError(f"period must be day or month, is {self.period!r}", param="period")
 

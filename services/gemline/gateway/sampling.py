@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from gemline.cluster.records import ModelCard
 from gemline.engine.params import SamplingParams
@@ -19,6 +19,34 @@ MIN_TEMPERATURE = 1e-4
 MIN_FLOAT32 = 2.0**-126
 
 _T = TypeVar("_T")
+
+
+class Range(NamedTuple):
+    """What a number may be, both ends included; `above`: the least value of a range that is open below."""
+
+    low: float
+    high: float
+    above: float | None = None
+
+    @property
+    def least(self) -> float:
+        """The least that is taken."""
+        return self.low if self.above is None else self.above
+
+
+# Of the fields of SamplingOptions, in the order in which they are checked. The OpenAPI document shows them too.
+RANGES: dict[str, Range] = {
+    "temperature": Range(0, 2),
+    "top_k": Range(0, 2**31 - 1),
+    "top_p": Range(0, 1, above=MIN_FLOAT32),
+    "min_p": Range(0, 1),
+    "seed": Range(-(2**63), 2**64 - 1),
+    "repetition_penalty": Range(0.001, 1000),
+    "presence_penalty": Range(-2, 2),
+    "frequency_penalty": Range(-2, 2),
+    "logprobs": Range(0, 20),
+}
+BIAS_RANGE = Range(-100, 100)
 
 
 def resolve_sampling(
@@ -56,15 +84,8 @@ def check_sampling(options: SamplingOptions, card: ModelCard) -> None:
     least = 0 if options.echo else 1
     if options.max_tokens is not None and options.max_tokens < least:
         raise InvalidRequest(f"max_tokens must be at least {least}, not {options.max_tokens}", param="max_tokens")
-    _check_range("temperature", options.temperature, 0, 2)
-    _check_range("top_k", options.top_k, 0, 2**31 - 1)
-    _check_range("top_p", options.top_p, 0, 1, above=MIN_FLOAT32)
-    _check_range("min_p", options.min_p, 0, 1)
-    _check_range("seed", options.seed, -(2**63), 2**64 - 1)
-    _check_range("repetition_penalty", options.repetition_penalty, 0.001, 1000)
-    _check_range("presence_penalty", options.presence_penalty, -2, 2)
-    _check_range("frequency_penalty", options.frequency_penalty, -2, 2)
-    _check_range("logprobs", options.logprobs, 0, 20)
+    for name, allowed in RANGES.items():
+        _check_range(name, getattr(options, name), allowed)
     _check_stops(options.stop)
     if options.constraint is not None and options.ignore_eos:
         message = f"ignore_eos cannot be set beside {options.constraint.param}: such an answer ends where it must"
@@ -74,7 +95,7 @@ def check_sampling(options: SamplingOptions, card: ModelCard) -> None:
     _check_count("logit_bias", len(options.logit_bias), MAX_LOGIT_BIAS)
     check_token_ids("logit_bias", options.logit_bias, card.vocab_size)
     for bias in options.logit_bias.values():
-        _check_range("logit_bias", bias, -100, 100)
+        _check_range("logit_bias", bias, BIAS_RANGE)
 
 
 def check_token_ids(param: str, token_ids: Iterable[int], vocab_size: int) -> None:
@@ -107,11 +128,12 @@ def _stop_token_ids(options: SamplingOptions, card: ModelCard) -> frozenset[int]
     return chosen if options.ignore_eos else chosen.union(card.stop_token_ids)
 
 
-def _check_range(name: str, value: float | None, low: float, high: float, *, above: float | None = None) -> None:
-    """`above`: the least value of a range that is open below. Written so that NaN is in no range."""
-    if value is None or (low if above is None else above) <= value <= high:
+def _check_range(name: str, value: float | None, allowed: Range) -> None:
+    """Written so that NaN is in no range."""
+    if value is None or allowed.least <= value <= allowed.high:
         return
-    bounds = f"from {low:g} to {high:g}" if above is None else f"above {low:g} and at most {high:g}"
+    is_open = allowed.above is not None
+    bounds = f"{'above' if is_open else 'from'} {allowed.low:g} {'and at most' if is_open else 'to'} {allowed.high:g}"
     raise InvalidRequest(f"{name} must be {bounds}, not {value}", param=name)
 
 

@@ -20,8 +20,9 @@ MAX_CALLS = 8  # in one turn
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 BEFORE_NAME, BEFORE_ARGUMENTS = '{"name": "', '", "arguments": '
 PARAM = "tools"
+NAME_PATTERN = "[a-zA-Z0-9_-]{1,64}"
 
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_NAME = re.compile(NAME_PATTERN)
 _NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 _SPACE = r"[\x20\x0A\x0D\x09]{1,32}"
 

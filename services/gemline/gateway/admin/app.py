@@ -9,13 +9,15 @@ from gemline.cluster.operations import Operations
 from gemline.errors import ConfigurationError, InvalidRequest
 from gemline.gateway.admin.audit import audit_router
 from gemline.gateway.admin.credential import AdminCheck
-from gemline.gateway.admin.docs import complete_admin_docs
+from gemline.gateway.admin.docs import ADMIN
 from gemline.gateway.admin.keys import keys_router
 from gemline.gateway.admin.prefixes import prefixes_router
 from gemline.gateway.admin.projects import projects_router
 from gemline.gateway.admin.tenants import tenants_router
 from gemline.gateway.admin.usage import usage_router
 from gemline.gateway.http.boundary import Boundary
+from gemline.gateway.http.document import complete_document
+from gemline.gateway.http.documents import documents_router
 from gemline.gateway.http.errors import error_response, on_http_exception
 from gemline.gateway.http.limits import BodyLimit
 from gemline.gateway.settings import GatewaySettings
@@ -29,9 +31,7 @@ def create_admin_app(operations: Operations, settings: GatewaySettings) -> FastA
         title="gemline admin",
         summary="Tenants, projects, keys, limits, usage and the audit of a gemline platform.",
         version=gemline.__version__,
-        openapi_url="/admin/v1/openapi.json",
-        docs_url=None,
-        redoc_url=None,
+        openapi_url=None,  # documents_router has it, and the page
         redirect_slashes=False,
         middleware=[
             Middleware(Boundary),
@@ -42,7 +42,8 @@ def create_admin_app(operations: Operations, settings: GatewaySettings) -> FastA
     )
     for router in _ROUTERS:
         app.include_router(router(operations), prefix="/admin/v1")
-    complete_admin_docs(app)
+    app.include_router(documents_router(app), prefix="/admin/v1")
+    complete_document(app, ADMIN)
     return app
 
 

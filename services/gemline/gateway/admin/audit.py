@@ -4,9 +4,10 @@ from fastapi import APIRouter, Request, Response
 
 from gemline.cluster.audit import MAX_LINES
 from gemline.cluster.operations import Operations
+from gemline.gateway.admin.answers import AuditPage
 from gemline.gateway.admin.queries import described, number, read_query
 from gemline.gateway.admin.views import audit_view, list_view
-from gemline.gateway.http.docs import asks
+from gemline.gateway.http.docs import asks, gives
 from gemline.gateway.http.responses import json_response
 
 _DEFAULT_LINES = 100
@@ -20,7 +21,7 @@ def audit_router(operations: Operations) -> APIRouter:
     """A line for each change, with what was and what is; no secret and no prompt."""
     router = APIRouter(tags=["audit"])
 
-    @router.get("/audit", openapi_extra=asks(**_PAGING))
+    @router.get("/audit", openapi_extra=asks(**_PAGING) | gives(AuditPage))
     async def list_audit(request: Request) -> Response:
         """The newest first."""
         query = read_query(request, *_PAGING)

@@ -10,7 +10,7 @@ from gemline.cluster.keys import digest_of
 from gemline.errors import InvalidRequest, Unauthenticated
 from gemline.gateway.core import bearer_key
 
-_MAX_ACTOR = 100
+MAX_ACTOR = 100
 
 
 class AdminCheck:
@@ -44,7 +44,7 @@ def actor_of(request: Request) -> str:
 def _actor(given: str) -> str:
     if not given:
         return "admin"
-    if len(given) > _MAX_ACTOR or not given.isprintable():
-        message = f"x-actor must have at most {_MAX_ACTOR} characters, all printable; it has {len(given)}"
+    if len(given) > MAX_ACTOR or not given.isprintable():
+        message = f"x-actor must have at most {MAX_ACTOR} characters, all printable; it has {len(given)}"
         raise InvalidRequest(message, param="x-actor")
     return f"admin:{given}"

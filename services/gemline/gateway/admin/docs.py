@@ -1,8 +1,9 @@
-"""What the admin API's OpenAPI document says besides the routes: its bodies, its key, and who acts."""
+"""What the admin API's OpenAPI document says of all its operations: its bodies, its key, and who acts."""
 
-from fastapi import FastAPI
-from pydantic.json_schema import models_json_schema
-
+from gemline.cluster.access import NAME_PATTERN
+from gemline.errors import InvalidRequest, Unauthenticated, Unavailable
+from gemline.gateway.admin.answers import ANSWERS
+from gemline.gateway.admin.credential import MAX_ACTOR
 from gemline.gateway.admin.schemas import (
     ChangeKeyBody,
     ChangeProjectBody,
@@ -13,28 +14,30 @@ from gemline.gateway.admin.schemas import (
     PrefixBody,
     RotateBody,
 )
+from gemline.gateway.http.document import Front, OfMethod
 
 _CHANGES = (ChangeTenantBody, ChangeProjectBody, ChangeKeyBody)
-_BODIES = (*_CHANGES, NewTenantBody, NewProjectBody, NewKeyBody, RotateBody, PrefixBody)
+BODIES = (*_CHANGES, NewTenantBody, NewProjectBody, NewKeyBody, RotateBody, PrefixBody)
 _ACTOR = {
     "name": "x-actor",
     "in": "header",
-    "schema": {"type": "string", "maxLength": 100},
+    "schema": {"type": "string", "maxLength": MAX_ACTOR},
     "description": "Who acts, for the audit.",
 }
+_NAME = {"type": "string", "pattern": f"^{NAME_PATTERN}$"}
+_WITH_ACTOR = OfMethod((_ACTOR,), (InvalidRequest,))
 
-
-def complete_admin_docs(app: FastAPI) -> None:
-    """Add them to the document that FastAPI makes and keeps."""
-    document = app.openapi()
-    components = document.setdefault("components", {})
-    _, bodies = models_json_schema(
-        [(body, "validation") for body in _BODIES], ref_template="#/components/schemas/{model}"
-    )
-    components.setdefault("schemas", {}).update(bodies["$defs"])
-    components["securitySchemes"] = {"admin key": {"type": "http", "scheme": "bearer"}}
-    document["security"] = [{"admin key": []}]
-    for operations in document["paths"].values():
-        for method, operation in operations.items():
-            if method != "get":
-                operation.setdefault("parameters", []).append(_ACTOR)
+ADMIN = Front(
+    models=(*BODIES, *ANSWERS),
+    key_name="admin key",
+    key_description="The admin key of this gateway. A tenant's API key opens nothing here.",
+    fails=(Unauthenticated, Unavailable),
+    headers={},
+    path_parameters={
+        "tenant_id": {**_NAME, "description": "A tenant's name."},
+        "project_id": {**_NAME, "description": "A project's name."},
+        "key_id": {"type": "string", "description": "A key's id, which is no secret."},
+        "name": {"type": "string", "description": "A public prefix's name: 1 to 64 printable characters."},
+    },
+    methods=dict.fromkeys(("get", "post", "put", "patch", "delete"), _WITH_ACTOR),
+)

@@ -11,12 +11,17 @@ from gemline.cluster.operations import Operations
 from gemline.cluster.usage import MAX_RECORDS, UsageFilter
 from gemline.cluster.usage_export import EXPORTS, as_values
 from gemline.errors import InvalidRequest
+from gemline.gateway.admin.answers import UsagePage, UsageSums
 from gemline.gateway.admin.queries import Query, described, number, read_query
 from gemline.gateway.admin.views import list_view
-from gemline.gateway.http.docs import asks
+from gemline.gateway.http.docs import asks, gives
 from gemline.gateway.http.responses import json_response
 
 _MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl"}
+_TEXTS = {
+    _MEDIA_TYPES["csv"]: {"type": "string", "description": "A row for each record, behind one of names."},
+    _MEDIA_TYPES["jsonl"]: {"type": "string", "description": "A JSON object on a line for each record."},
+}
 _MOMENT = "ISO 8601, of UTC unless it says another zone; seconds since 1970; or a span ago, such as 7d"
 _FILTERS = {
     "tenant": described("of this tenant alone"),
@@ -36,7 +41,7 @@ def usage_router(operations: Operations) -> APIRouter:
     """A record for each settled request; the oldest go first when there are a million."""
     router = APIRouter(tags=["usage"])
 
-    @router.get("/usage", openapi_extra=asks(**_FILTERS, **_PAGING))
+    @router.get("/usage", openapi_extra=asks(**_FILTERS, **_PAGING) | gives(UsagePage, texts=_TEXTS))
     async def list_usage(request: Request) -> Response:
         """The oldest first. As json a page; a page may have fewer records than `limit` and still not be the last.
 
@@ -54,7 +59,7 @@ def usage_router(operations: Operations) -> APIRouter:
             raise InvalidRequest(f"limit is for format json; {form} is all of it", param="limit")
         return await _streamed(EXPORTS[form](operations.usage.pages(wanted, after)), form)
 
-    @router.get("/usage/summary", openapi_extra=asks(**_FILTERS))
+    @router.get("/usage/summary", openapi_extra=asks(**_FILTERS) | gives(UsageSums))
     async def summarize_usage(request: Request) -> Response:
         """Sums by tenant and model."""
         sums = await operations.usage.sums(_filter(read_query(request, *_FILTERS)))

@@ -9,7 +9,8 @@ from gemline.cluster.idempotency import IdempotencyStore
 from gemline.gateway.http.boundary import Boundary
 from gemline.gateway.http.chat import chat_router
 from gemline.gateway.http.completions import completions_router
-from gemline.gateway.http.docs import complete_docs
+from gemline.gateway.http.document import complete_document
+from gemline.gateway.http.documents import documents_router
 from gemline.gateway.http.errors import on_http_exception
 from gemline.gateway.http.idempotency import Idempotency
 from gemline.gateway.http.interface import Core
@@ -17,6 +18,7 @@ from gemline.gateway.http.keys import KeyCheck
 from gemline.gateway.http.limits import BodyLimit
 from gemline.gateway.http.models import models_router
 from gemline.gateway.http.probes import probes_router
+from gemline.gateway.http.public_document import ABOUT, PUBLIC
 from gemline.gateway.http.sessions import sessions_router
 from gemline.gateway.http.tokens import tokens_router
 from gemline.gateway.settings import GatewaySettings
@@ -30,9 +32,9 @@ def create_app(gateway: Core, settings: GatewaySettings, answers: IdempotencySto
     app = FastAPI(
         title="gemline",
         summary="Gemma 2 for many tenants, in the words of OpenAI's API.",
+        description=ABOUT,
         version=gemline.__version__,
-        redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
+        openapi_url=None,  # and no page of FastAPI's: it loads its scripts from elsewhere, and sends no key
         redirect_slashes=False,
         middleware=[
             Middleware(Boundary),
@@ -44,5 +46,6 @@ def create_app(gateway: Core, settings: GatewaySettings, answers: IdempotencySto
     )
     for router in (chat_router, completions_router, sessions_router, models_router, tokens_router, probes_router):
         app.include_router(router(gateway))
-    complete_docs(app)
+    app.include_router(documents_router(app))
+    complete_document(app, PUBLIC)
     return app

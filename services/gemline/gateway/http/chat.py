@@ -4,8 +4,10 @@ from fastapi import APIRouter, Request, Response
 
 from gemline.errors import InvalidRequest
 from gemline.gateway.http.answering import AnswerResponse, Order
-from gemline.gateway.http.docs import takes
+from gemline.gateway.http.answers import ChatAnswer, ChatChunk
+from gemline.gateway.http.docs import gives, takes
 from gemline.gateway.http.forms import CHAT
+from gemline.gateway.http.generating import FAILS
 from gemline.gateway.http.interface import Core
 from gemline.gateway.http.orders import build_order, messages_of, tenant_of
 from gemline.gateway.http.parsing import read_body
@@ -19,7 +21,7 @@ def chat_router(core: Core) -> APIRouter:
     """The next turn of a conversation."""
     router = APIRouter(tags=["chat"])
 
-    @router.post("/v1/chat/completions", openapi_extra=takes(ChatBody))
+    @router.post("/v1/chat/completions", openapi_extra=takes(ChatBody) | gives(ChatAnswer, FAILS, events=ChatChunk))
     async def create_chat_completion(request: Request) -> Response:
         """The model's next turn: one JSON object, or server-sent events with `stream`."""
         body = await read_body(request, ChatBody)

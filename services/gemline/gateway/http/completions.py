@@ -3,8 +3,10 @@
 from fastapi import APIRouter, Request, Response
 
 from gemline.gateway.http.answering import AnswerResponse
-from gemline.gateway.http.docs import takes
+from gemline.gateway.http.answers import CompletionAnswer, CompletionChunk
+from gemline.gateway.http.docs import gives, takes
 from gemline.gateway.http.forms import COMPLETION
+from gemline.gateway.http.generating import FAILS
 from gemline.gateway.http.interface import Core
 from gemline.gateway.http.orders import build_order, tenant_of
 from gemline.gateway.http.parsing import read_body
@@ -17,7 +19,9 @@ def completions_router(core: Core) -> APIRouter:
     """What follows a prompt."""
     router = APIRouter(tags=["completions"])
 
-    @router.post("/v1/completions", openapi_extra=takes(CompletionBody))
+    says = gives(CompletionAnswer, FAILS, events=CompletionChunk)
+
+    @router.post("/v1/completions", openapi_extra=takes(CompletionBody) | says)
     async def create_completion(request: Request) -> Response:
         """The continuation of each prompt: one JSON object, or server-sent events with `stream`."""
         body = await read_body(request, CompletionBody)

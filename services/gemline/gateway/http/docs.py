@@ -1,45 +1,59 @@
-"""What /openapi.json says besides the routes: our bodies, which FastAPI does not parse, and the key."""
+"""What a route tells of itself for the OpenAPI document: what it takes, what it answers, and how it may fail."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI
-from pydantic.json_schema import models_json_schema
-
+from gemline.errors import GemlineError
 from gemline.gateway.http.bodies import Body
-from gemline.gateway.http.keys import OPEN_PATHS
-from gemline.gateway.http.schemas import (
-    ChatBody,
-    CompletionBody,
-    DetokenizeBody,
-    ForkBody,
-    SessionBody,
-    TokenizeBody,
-    TurnBody,
-)
 
-_REF = "#/components/schemas/{model}"
-_BODIES = (ChatBody, TurnBody, CompletionBody, SessionBody, ForkBody, TokenizeBody, DetokenizeBody)
+REF = "#/components/schemas/{model}"
+GIVES = "x-gives"  # of an operation until document.py has made its responses of it
+JSON = "application/json"
+EVENTS = "text/event-stream"
+Schema = Mapping[str, Any]
+
+
+def ref(model: type) -> dict[str, Any]:
+    """The schema of that name."""
+    return {"$ref": REF.format(model=model.__name__)}
 
 
 def takes(schema: type[Body], *, required: bool = True) -> dict[str, Any]:
     """For a route's openapi_extra: the body it reads."""
-    content = {"application/json": {"schema": {"$ref": _REF.format(model=schema.__name__)}}}
-    return {"requestBody": {"required": required, "content": content}}
+    return {"requestBody": {"required": required, "content": {JSON: {"schema": ref(schema)}}}}
 
 
-def asks(**schemas: dict[str, Any]) -> dict[str, Any]:
+def asks(**schemas: Schema) -> dict[str, Any]:
     """For a route's openapi_extra: the query parameters it reads, none of which must be there."""
     return {"parameters": [{"name": name, "in": "query", "schema": schema} for name, schema in schemas.items()]}
 
 
-def complete_docs(app: FastAPI) -> None:
-    """Add the bodies and the key to the document that FastAPI makes and keeps."""
-    document = app.openapi()
-    components = document.setdefault("components", {})
-    _, bodies = models_json_schema([(body, "validation") for body in _BODIES], ref_template=_REF)
-    components.setdefault("schemas", {}).update(bodies["$defs"])
-    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    document["security"] = [{"key": []}]
-    for path in OPEN_PATHS & document["paths"].keys():
-        for operation in document["paths"][path].values():
-            operation["security"] = []
+def gives(
+    answer: type | None = None,
+    fails: Sequence[type[GemlineError]] = (),
+    *,
+    status: int = 200,
+    events: type | None = None,
+    texts: Mapping[str, Schema] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """For a route's openapi_extra: its answer, what it is streamed as, and the errors that only such routes have.
+
+    `texts`: other media types, with their schemas; `headers`: those that every good answer has, with what they say.
+    """
+    content: dict[str, Any] = {} if answer is None else {JSON: {"schema": ref(answer)}}
+    if events is not None:
+        content[EVENTS] = {"schema": _events(events)}
+    content |= {media_type: {"schema": dict(schema)} for media_type, schema in (texts or {}).items()}
+    told = {"status": status, "content": content, "fails": [error.code for error in fails]}
+    return {GIVES: told | {"headers": dict(headers or {})}}
+
+
+def _events(chunk: type) -> dict[str, Any]:
+    return {
+        "type": "string",
+        "contentMediaType": JSON,
+        "contentSchema": {"anyOf": [ref(chunk), {"$ref": REF.format(model="ErrorAnswer")}]},
+        "description": "With `stream`: an event `data: <JSON>` for each piece, and `data: [DONE]` at the end. A stream"
+        " that fails ends with an event that holds an error, without [DONE].",
+    }

@@ -25,7 +25,7 @@ def parse_body(body: bytes, schema: type[_B]) -> _B:
     fields = _parse_object(body)
     for name, harmless in schema.unsupported.items():
         value = fields.get(name)
-        if value is not None and value not in harmless:
+        if value is not None and not any(type(value) is type(one) and value == one for one in harmless):
             raise InvalidRequest(f"{name} is not supported{_instead(harmless)}", param=name)
     try:
         return schema.model_validate(fields)

@@ -5,13 +5,22 @@ from typing import Annotated, ClassVar, Literal, TypeGuard
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
 
+from gemline.cluster.sessions import MAX_TTL_S
 from gemline.gateway.http.bodies import Body as Body
 from gemline.gateway.http.bodies import Unsupported
 from gemline.gateway.http.response_formats import ResponseFormat
+from gemline.gateway.http.stated import stated, within
 from gemline.gateway.http.tool_bodies import CallBody, ToolBody, ToolChoice
 from gemline.gateway.requests import MAX_MESSAGES, Prompt
-from gemline.gateway.sampling import MAX_LOGIT_BIAS
-from gemline.gateway.session_checks import MAX_ENTRIES
+from gemline.gateway.sampling import (
+    BIAS_RANGE,
+    MAX_LOGIT_BIAS,
+    MAX_STOP_CHARS,
+    MAX_STOP_TOKEN_IDS,
+    MAX_STOPS,
+    RANGES,
+)
+from gemline.gateway.session_checks import MAX_ENTRIES, MAX_KEY_CHARS, MAX_VALUE_CHARS
 from gemline.gateway.tools import MAX_TOOLS
 
 MAX_CHOICES = 8  # answers to one request: prompts times n
@@ -86,6 +95,9 @@ class TextPart(Body):
     text: str
 
 
+_Parts = Annotated[list[TextPart], stated(maxItems=MAX_MESSAGES)]
+
+
 class ChatMessage(Body):
     """One turn. "developer" is the newer word for "system"; "tool" brings what a call gave."""
 
@@ -96,7 +108,7 @@ class ChatMessage(Body):
         list[TextPart],
         Field(max_length=MAX_MESSAGES),
         FIRST_ERROR,
-        BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart] | None),
+        BeforeValidator(_as_parts, json_schema_input_type=str | _Parts | None),
     ] = Field(default=None, validate_default=True)
 
     @property
@@ -105,7 +117,16 @@ class ChatMessage(Body):
         return "".join(part.text for part in self.content)
 
 
-Metadata = Annotated[dict[str, str], BeforeValidator(_few_entries)]
+Metadata = Annotated[
+    dict[str, Annotated[str, stated(maxLength=MAX_VALUE_CHARS)]],
+    BeforeValidator(_few_entries),
+    stated(maxProperties=MAX_ENTRIES, propertyNames={"minLength": 1, "maxLength": MAX_KEY_CHARS}),
+]
+Lifetime = Annotated[int, stated(minimum=1, maximum=int(MAX_TTL_S))]  # in seconds
+_Stop = Annotated[str, stated(minLength=1, maxLength=MAX_STOP_CHARS)]
+_Stops = Annotated[list[_Stop], stated(maxItems=MAX_STOPS)]
+_Ids = Annotated[list[TokenId], stated(minItems=1)]
+_Prompts = Annotated[list[str | _Ids], stated(minItems=1, maxItems=MAX_CHOICES)]
 Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES), FIRST_ERROR]
 
 
@@ -119,21 +140,29 @@ class GenerationBody(Body):
     """What chat and completions share; top_k, min_p, repetition_penalty, stop_token_ids, ignore_eos are our own."""
 
     model: Annotated[str, Field(min_length=1)]
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    seed: int | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: Annotated[dict[str, float], BeforeValidator(_few), AfterValidator(_with_token_keys)] | None = None
+    max_tokens: Annotated[int, stated(minimum=1)] | None = None
+    temperature: Annotated[float, within(RANGES["temperature"])] | None = None
+    top_p: Annotated[float, within(RANGES["top_p"])] | None = None
+    top_k: Annotated[int, within(RANGES["top_k"])] | None = None
+    min_p: Annotated[float, within(RANGES["min_p"])] | None = None
+    seed: Annotated[int, within(RANGES["seed"])] | None = None
+    repetition_penalty: Annotated[float, within(RANGES["repetition_penalty"])] | None = None
+    presence_penalty: Annotated[float, within(RANGES["presence_penalty"])] | None = None
+    frequency_penalty: Annotated[float, within(RANGES["frequency_penalty"])] | None = None
+    logit_bias: (
+        Annotated[
+            dict[str, Annotated[float, within(BIAS_RANGE)]],
+            BeforeValidator(_few),
+            AfterValidator(_with_token_keys),
+            stated(maxProperties=MAX_LOGIT_BIAS, propertyNames={"pattern": "^[0-9]{1,9}$"}),
+        ]
+        | None
+    ) = None
     stop: Annotated[
         Annotated[list[str], FIRST_ERROR] | None,
-        BeforeValidator(_as_list, json_schema_input_type=str | list[str] | None),
+        BeforeValidator(_as_list, json_schema_input_type=_Stop | _Stops | None),
     ] = None
-    stop_token_ids: Annotated[list[TokenId], FIRST_ERROR] | None = None
+    stop_token_ids: Annotated[list[TokenId], FIRST_ERROR, stated(maxItems=MAX_STOP_TOKEN_IDS)] | None = None
     ignore_eos: bool | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
@@ -148,7 +177,7 @@ class ChatBody(GenerationBody):
     """POST /v1/chat/completions."""
 
     messages: Messages
-    max_completion_tokens: int | None = None
+    max_completion_tokens: Annotated[int, stated(minimum=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: Annotated[list[ToolBody], Field(max_length=MAX_TOOLS), FIRST_ERROR] | None = None
@@ -169,20 +198,21 @@ class TurnBody(ChatBody):
     """POST /v1/sessions/{session_id}/chat/completions: the session knows its model."""
 
     model: str = ""
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), stated(maximum=1)] | None = None
 
 
 class SessionBody(Body):
     """POST /v1/sessions."""
 
     model: Annotated[str, Field(min_length=1)]
-    ttl_s: int | None = None
+    ttl_s: Lifetime | None = None
     metadata: Metadata | None = None
 
 
 class ForkBody(Body):
     """POST /v1/sessions/{id}/fork."""
 
-    ttl_s: int | None = None
+    ttl_s: Lifetime | None = None
     metadata: Metadata | None = None
 
 
@@ -191,10 +221,13 @@ class CompletionBody(GenerationBody):
 
     prompt: Annotated[
         tuple[Prompt, ...],
-        PlainValidator(_as_prompts, json_schema_input_type=str | list[TokenId] | list[str] | list[list[TokenId]]),
+        PlainValidator(_as_prompts, json_schema_input_type=str | _Ids | _Prompts),
     ]
-    logprobs: int | None = None
+    logprobs: Annotated[int, within(RANGES["logprobs"])] | None = None
     echo: bool | None = None
+    max_tokens: Annotated[int, stated(minimum=0, description="0 with `echo` alone; 16 unless it is given.")] | None = (
+        None
+    )
 
     unsupported: ClassVar[Unsupported] = {"suffix": ("",), "best_of": (1,)}
 

@@ -5,11 +5,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from gemline.errors import InvalidRequest
+from gemline.errors import InvalidRequest, ModelNotAllowed, ModelNotFound, SessionNotFound
 from gemline.gateway.http.answering import AnswerResponse
+from gemline.gateway.http.answers import ChatAnswer, ChatChunk, SessionAnswer, SessionDeleted, SessionListAnswer
 from gemline.gateway.http.chat import chat_order
-from gemline.gateway.http.docs import asks, takes
+from gemline.gateway.http.docs import asks, gives, takes
 from gemline.gateway.http.forms import CHAT
+from gemline.gateway.http.generating import IN_SESSION
 from gemline.gateway.http.interface import AnswerStream, Core, SessionCore
 from gemline.gateway.http.orders import tenant_of
 from gemline.gateway.http.parsing import parse_body, read_body
@@ -24,20 +26,22 @@ _PAGING = asks(
     after={"type": "string", "description": "`next` of the page before"},
 )
 
+_MODEL = (ModelNotAllowed, ModelNotFound)
+
 
 def sessions_router(core: Core) -> APIRouter:
     """Conversations that the gateway keeps."""
     router = APIRouter(tags=["sessions"])
     sessions = core.sessions
 
-    @router.post("/v1/sessions", openapi_extra=takes(SessionBody))
+    @router.post("/v1/sessions", openapi_extra=takes(SessionBody) | gives(SessionAnswer, _MODEL))
     async def create_session(request: Request) -> Response:
         """A new, empty session; it ends `ttl_s` seconds after its last turn, by default an hour."""
         body = await read_body(request, SessionBody)
         made = await sessions.create(tenant_of(request), body.model, body.ttl_s, body.metadata or {})
         return json_response(_session(made))
 
-    @router.get("/v1/sessions", openapi_extra=_PAGING)
+    @router.get("/v1/sessions", openapi_extra=_PAGING | gives(SessionListAnswer))
     async def list_sessions(request: Request) -> Response:
         """The sessions of this key's tenant, the newest first."""
         limit, after = _limit(request.query_params), request.query_params.get("after", "")
@@ -45,25 +49,31 @@ def sessions_router(core: Core) -> APIRouter:
         content = {"object": "list", "data": list(map(_session, page.sessions)), "has_more": bool(page.after)}
         return json_response(content | {"next": page.after or None})
 
-    @router.get("/v1/sessions/{session_id}")
+    @router.get("/v1/sessions/{session_id}", openapi_extra=gives(SessionAnswer, (SessionNotFound,)))
     async def retrieve_session(request: Request, session_id: str) -> Response:
         """One of them: what it is and holds, never its words."""
         return json_response(_session(await sessions.get(tenant_of(request), session_id)))
 
-    @router.delete("/v1/sessions/{session_id}")
+    @router.delete("/v1/sessions/{session_id}", openapi_extra=gives(SessionDeleted, (SessionNotFound,)))
     async def delete_session(request: Request, session_id: str) -> Response:
         """Its end."""
         await sessions.delete(tenant_of(request), session_id)
         return json_response({"id": session_id, "object": "session.deleted", "deleted": True})
 
-    @router.post("/v1/sessions/{session_id}/fork", openapi_extra=takes(ForkBody, required=False))
+    @router.post(
+        "/v1/sessions/{session_id}/fork",
+        openapi_extra=takes(ForkBody, required=False) | gives(SessionAnswer, (*_MODEL, SessionNotFound)),
+    )
     async def fork_session(request: Request, session_id: str) -> Response:
         """A new session with the turns that this one has now; its ttl and metadata are the same unless given."""
         body = parse_body(await request.body() or b"{}", ForkBody)
         forked = await sessions.fork(tenant_of(request), session_id, body.ttl_s, body.metadata)
         return json_response(_session(forked))
 
-    @router.post("/v1/sessions/{session_id}/chat/completions", openapi_extra=takes(TurnBody))
+    @router.post(
+        "/v1/sessions/{session_id}/chat/completions",
+        openapi_extra=takes(TurnBody) | gives(ChatAnswer, IN_SESSION, events=ChatChunk),
+    )
     async def create_session_chat_completion(request: Request, session_id: str) -> Response:
         """The model's next turn, as of /v1/chat/completions; `messages` holds what is new alone.
 

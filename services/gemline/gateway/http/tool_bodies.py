@@ -1,16 +1,17 @@
 """`tools`, `tool_choice` and messages about calls, in OpenAI's bodies."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from gemline.gateway.http.bodies import Body
-from gemline.gateway.tools import Tool, ToolUse, check_tools
+from gemline.gateway.http.stated import stated
+from gemline.gateway.tools import NAME_PATTERN, Tool, ToolUse, check_tools
 
 
 class FunctionBody(Body):
     """A function that may be called; `parameters` is a JSON schema."""
 
-    name: str
+    name: Annotated[str, stated(pattern=f"^{NAME_PATTERN}$")]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -56,7 +57,7 @@ ToolChoice = Literal["none", "auto", "required"] | NamedTool
 
 def tool_use_of(tools: Sequence[ToolBody] | None, choice: ToolChoice | None, parallel: bool | None) -> ToolUse | None:
     """None where no function is there or none may be called. Raises InvalidRequest, naming the field."""
-    if not tools or choice == "none":
+    if not tools:
         return None
     use = ToolUse(
         tools=tuple(_tool(body.function) for body in tools),
@@ -65,7 +66,7 @@ def tool_use_of(tools: Sequence[ToolBody] | None, choice: ToolChoice | None, par
         parallel=parallel is not False,
     )
     check_tools(use)
-    return use
+    return None if choice == "none" else use
 
 
 def _tool(body: FunctionBody) -> Tool:
