@@ -19,8 +19,10 @@ from gemline.cluster.records import ModelCard, Role, WorkerRecord
 from gemline.cluster.workers import WorkerLease, WorkersView
 from gemline.errors import ConfigurationError, Unavailable
 from gemline.rpc.health import Health
+from gemline.rpc.internal_tls import InternalTls, check_caller
 from gemline.rpc.options import server_options
 from gemline.rpc.status import ErrorInterceptor
+from gemline.rpc.tls_files import TlsFiles
 from gemline.telemetry import Telemetry
 
 _EVERY_INTERFACE = ("0.0.0.0", "[::]")  # noqa: S104
@@ -35,6 +37,7 @@ class WorkerContext:
     view: WorkersView
     telemetry: Telemetry
     lease_valid: Callable[[], bool]  # False: this worker may have been given up; emit nothing. Any thread may ask
+    internal_tls: InternalTls | None = None  # of calls to other workers; None: they go in clear
 
 
 class Worker(Protocol):
@@ -84,6 +87,7 @@ class HostSettings:
     port: int = 0  # 0: any free one
     metrics_port: int | None = 0  # None: no /metrics
     drain_timeout_s: float = 30.0
+    internal_tls: TlsFiles | None = None  # of the server, and of calls to other workers; None: all in clear
 
     @property
     def advertised_host(self) -> str:
@@ -157,15 +161,17 @@ class WorkerHost:
 
     async def _start(self) -> WorkerRecord:
         self._undo.push_async_callback(asyncio.to_thread, self._telemetry.shutdown)
+        files = self._settings.internal_tls
+        tls = None if files is None else InternalTls(files)
         redis = connect(self._settings.redis_url)
         self._undo.push_async_callback(redis.aclose)
         view = WorkersView(redis)
         await view.start()
         self._undo.push_async_callback(view.stop)
         self._undo.push_async_callback(self._worker.stop)
-        await self._worker.start(WorkerContext(view, self._telemetry, self._lease_valid))
+        await self._worker.start(WorkerContext(view, self._telemetry, self._lease_valid, tls))
         self._undo.push_async_callback(self._withdraw)  # after the server: without a lease it may not even refuse
-        record = self._new_record(await self._serve())
+        record = self._new_record(await self._serve(tls))
         self._lease = WorkerLease(redis, record, on_epoch=self._worker.epoch_changed, load=self._worker.load)
         await self._lease.register()
         return self._lease.record
@@ -174,13 +180,15 @@ class WorkerHost:
         if self._lease is not None:
             await self._lease.withdraw()
 
-    async def _serve(self) -> int:
-        server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=server_options())
+    async def _serve(self, tls: InternalTls | None) -> int:
+        guard = ErrorInterceptor() if tls is None else ErrorInterceptor(admit=check_caller)
+        server = grpc.aio.server(interceptors=[guard], options=server_options())
         self._undo.push_async_callback(server.stop, _STOP_GRACE_S)
         self._worker.register(server)
         # All our worker services are named alike, so the host need not be told.
         self._health = Health(server, [f"gemline.internal.v1.{self._worker.role.value.title()}"])
-        port = bind_server(server, self._settings.bind, self._settings.port)
+        credentials = None if tls is None else tls.server_credentials()
+        port = bind_server(server, self._settings.bind, self._settings.port, credentials)
         await server.start()
         await self._health.set_serving(True)
         return port
@@ -210,10 +218,16 @@ class WorkerHost:
             ) from error
 
 
-def bind_server(server: grpc.aio.Server, host: str, port: int) -> int:
-    """Binds the server, gives the port. Raises ConfigurationError when it is taken."""
+def bind_server(
+    server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None = None
+) -> int:
+    """Binds the server, gives the port; without credentials it speaks in clear. Raises ConfigurationError when the
+    port is taken.
+    """
     try:
-        return server.add_insecure_port(f"{host}:{port}")
+        if credentials is None:
+            return server.add_insecure_port(f"{host}:{port}")
+        return server.add_secure_port(f"{host}:{port}", credentials)
     except RuntimeError as error:
         raise ConfigurationError(
             f"cannot listen on {host}:{port}: the port is taken or not ours", param="port"

@@ -1,8 +1,8 @@
 """TLS on the public ports: served, renewed without a restart, refused where it is broken, mutual where asked for."""
 
-import datetime
 import ssl
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,48 +10,20 @@ import grpc
 import grpc.aio
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from support.certificates import certificate
 from support.in_process import InProcess
 
 from gemline.errors import ConfigurationError
 from gemline.gateway.grpc_server import PublicServer
 from gemline.gateway.http import create_app
 from gemline.gateway.http_server import HttpServer
+from gemline.gateway.process import GatewayProcess
 from gemline.gateway.settings import GatewaySettings
-from gemline.gateway.tls import Certificates, TlsFiles
+from gemline.gateway.tls import Certificates
+from gemline.rpc.tls_files import TlsFiles
+from gemline.telemetry import off
 from gemline.v1 import inference_pb2 as pb
 from gemline.v1.inference_pb2_grpc import InferenceStub
-
-
-def certificate(directory: Path, name: str) -> tuple[Path, Path]:
-    """A certificate of that organization for localhost, signed by itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name(
-        [x509.NameAttribute(NameOID.ORGANIZATION_NAME, name), x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]
-    )
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    chain, secret = directory / f"{name}.pem", directory / f"{name}.key"
-    chain.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    secret.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return chain, secret
-
 
 Served = Callable[..., Any]
 
@@ -75,12 +47,20 @@ async def serve(platform: InProcess) -> AsyncIterator[Served]:
         await server.stop()
 
 
-async def models_over_http(url: str, ca: Path, key: str, own: tuple[Path, Path] | None = None) -> int:
+async def get(url: str, ca: Path, key: str, own: tuple[Path, Path] | None = None) -> int:
     context = ssl.create_default_context(cafile=str(ca))
     if own is not None:
         context.load_cert_chain(*own)
     async with httpx.AsyncClient(verify=context) as client:
-        return (await client.get(f"{url}/v1/models", headers={"authorization": f"Bearer {key}"})).status_code
+        return (await client.get(url, headers={"authorization": f"Bearer {key}"})).status_code
+
+
+async def models_over_http(url: str, ca: Path, key: str, own: tuple[Path, Path] | None = None) -> int:
+    return await get(f"{url}/v1/models", ca, key, own)
+
+
+async def tenants(url: str, ca: Path, key: str, own: tuple[Path, Path] | None = None) -> int:
+    return await get(f"{url}/admin/v1/tenants", ca, key, own)
 
 
 def channel_credentials(ca: Path, own: tuple[Path, Path] | None) -> grpc.ChannelCredentials:
@@ -136,6 +116,32 @@ async def test_mutual_tls_refuses_who_shows_no_certificate(platform: InProcess, 
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+async def test_the_admin_api_has_the_public_ports_certificate_and_asks_for_one_where_they_do(
+    redis_url: str, tmp_path: Path
+) -> None:
+    chain, secret = certificate(tmp_path, "server")
+    own, admin_key = certificate(tmp_path, "client"), "sixteen_letters_"
+    settings = GatewaySettings(
+        redis_url=redis_url, admin_key=admin_key, admin_port=0, tls_certificate=chain, tls_key=secret
+    )
+    for mutual in (False, True):
+        process = GatewayProcess(replace(settings, tls_client_ca=own[0] if mutual else None), off())
+        addresses = await process.start()
+        url = f"https://localhost:{addresses.admin.rpartition(':')[2]}"
+        assert addresses.admin.startswith("https://")
+        assert await tenants(url, chain, admin_key, own) == 200
+        assert await tenants(url, chain, "another_sixteen_", own) == 401
+        if mutual:
+            with pytest.raises(httpx.HTTPError):
+                await tenants(url, chain, admin_key)
+        else:
+            assert await tenants(url, chain, admin_key) == 200
+        with pytest.raises(httpx.HTTPError):  # not in clear
+            async with httpx.AsyncClient() as client:
+                await client.get(url.replace("https", "http"))
+        await process.stop()
+
+
 def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     chain, secret = certificate(tmp_path, "one")
     _, other_key = certificate(tmp_path, "other")
@@ -145,5 +151,7 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         Certificates(TlsFiles(chain, other_key))
     with pytest.raises(ConfigurationError, match="go together"):
         GatewaySettings(tls_certificate=chain)
+    with pytest.raises(ConfigurationError, match="go together; missing: internal_tls_key, internal_tls_ca"):
+        GatewaySettings(internal_tls_certificate=chain)
     with pytest.raises(ConfigurationError, match="needs tls_certificate"):
         GatewaySettings(tls_client_ca=chain)

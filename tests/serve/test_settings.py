@@ -1,6 +1,7 @@
 """Settings: defaults are decided once, and survive the journey to a process."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -10,11 +11,14 @@ from hypothesis import strategies as st
 from gemline.cli.worker import worker
 from gemline.cluster.records import Role
 from gemline.errors import ConfigurationError
+from gemline.rpc.tls_files import TlsFiles
 from gemline.serve.settings import StackSettings, WorkerSettings, resolve
 
+FILES = {f"internal_tls_{name}": f"/secret/{name}" for name in ("certificate", "key", "ca")}
 words = st.text("abcdefgh/.-", min_size=1, max_size=12).filter(lambda text: not text.startswith("-"))
 worker_settings = st.builds(
-    WorkerSettings,
+    lambda files, **others: WorkerSettings(**others, **files),
+    st.sampled_from([{}, FILES]),
     role=st.sampled_from([role.value for role in Role]),
     model_dir=words,
     served_model_name=words,
@@ -58,6 +62,25 @@ def test_every_engine_of_a_stack_computes_with_the_stacks_precision() -> None:
     for role in (Role.PREFILL, Role.DECODE):
         worker = stack.worker(role, model_dir=Path("m"), served_model_name="n", redis_url="redis://h")
         assert (worker.dtype, worker.quantization) == ("bfloat16", "int4")
+
+
+def test_every_worker_of_a_stack_has_its_internal_certificate_by_a_path_that_holds_in_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ca").symlink_to("elsewhere")  # as in a mounted secret: what it leads to changes
+    stack = StackSettings(**{name: Path(Path(file).name) for name, file in FILES.items()})  # type: ignore[arg-type]
+    for role in Role:
+        worker = stack.worker(role, model_dir=Path("m"), served_model_name="n", redis_url="redis://h")
+        assert worker.internal_tls == TlsFiles(tmp_path / "certificate", tmp_path / "key", tmp_path / "ca")
+
+
+@pytest.mark.parametrize("missing", FILES)
+def test_internal_files_are_given_together(missing: str) -> None:
+    some: dict[str, Any] = {name: file for name, file in FILES.items() if name != missing}
+    for make in (lambda: StackSettings(**some), lambda: WorkerSettings("decode", "m", "n", "redis://h", **some)):
+        with pytest.raises(ConfigurationError, match=f"go together; missing: {missing}$"):
+            make()
 
 
 def test_the_redis_url_stays_out_of_the_command_line() -> None:

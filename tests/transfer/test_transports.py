@@ -7,8 +7,9 @@ import pytest
 from support.hand_transfer import BESIDE, Call, Ends, Order, num_mappings, two_ends
 from support.workers import becomes_true
 
+from gemline.errors import ConfigurationError
 from gemline.internal.v1.prefill_pb2 import KvOffer
-from gemline.transfer.transports import Transport, allowed, choices, host_id, to_proto
+from gemline.transfer.transports import KvTransportSetting, Transport, allowed, choices, host_id, to_proto
 
 SHM, SOCKET, NIXL = Transport.SHM, Transport.SOCKET, Transport.NIXL
 
@@ -57,6 +58,15 @@ def test_an_operator_may_forbid_all_but_one() -> None:
 def test_nixl_is_not_used_where_it_is_not_installed_nor_unless_it_is_asked_for() -> None:
     assert allowed("nixl") == frozenset()
     assert NIXL not in allowed("auto")
+
+
+def test_nothing_that_leaves_the_host_in_clear_is_allowed_where_all_is_encrypted() -> None:
+    assert allowed("auto", is_encrypted=True) == allowed("shm", is_encrypted=True) == {SHM}
+    assert allowed("grpc", is_encrypted=True) == frozenset()
+    settings: tuple[KvTransportSetting, ...] = ("socket", "nixl")
+    for setting in settings:
+        with pytest.raises(ConfigurationError, match=f"kv_transport {setting} sends keys and values in clear"):
+            allowed(setting, is_encrypted=True)
 
 
 def test_a_host_names_itself_the_same_at_every_call() -> None:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from gemline.cli.internal_tls import CA, CERTIFICATE, KEY
+
 
 def gateway(
     redis_url: Annotated[str, typer.Option(envvar="GEMLINE_REDIS_URL", help="where workers register")],
@@ -56,12 +58,15 @@ def gateway(
         ),
     ] = "",
     tls_certificate: Annotated[
-        Path | None, typer.Option(help="PEM chain of the public ports; read again when it changes")
+        Path | None, typer.Option(help="PEM chain of the public ports and the admin API; read again when it changes")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(help="its key, PEM, without a passphrase")] = None,
     tls_client_ca: Annotated[
         Path | None, typer.Option(help="mutual TLS: clients must show a certificate that this one signed")
     ] = None,
+    internal_tls_certificate: Annotated[Path | None, CERTIFICATE] = None,
+    internal_tls_key: Annotated[Path | None, KEY] = None,
+    internal_tls_ca: Annotated[Path | None, CA] = None,
     ready_file: Annotated[Path | None, typer.Option(help="written, as JSON, once requests can be answered")] = None,
 ) -> None:
     """Run the gateway until SIGTERM: HTTP (OpenAI's API) and gRPC in, token streams out."""

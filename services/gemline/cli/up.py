@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gemline.cli.internal_tls import CA, CERTIFICATE, KEY
+
 if TYPE_CHECKING:
     from gemline.serve.ready import Ready
     from gemline.serve.settings import StackSettings
@@ -69,6 +71,9 @@ def up(
     system_prompt: Annotated[
         Literal["refuse", "prepend"], typer.Option(help="system messages: an error, or put before the first user turn")
     ] = "refuse",
+    internal_tls_certificate: Annotated[Path | None, CERTIFICATE] = None,
+    internal_tls_key: Annotated[Path | None, KEY] = None,
+    internal_tls_ca: Annotated[Path | None, CA] = None,
     ready_file: Annotated[Path | None, typer.Option(help="JSON with addresses, key and processes, once ready")] = None,
     first_prompt: Annotated[str, typer.Option(help="asked once ready; empty: nothing")] = _FIRST_PROMPT,
 ) -> None:
@@ -102,6 +107,9 @@ def up(
         system_prompt=system_prompt,
         remote_prefill=remote_prefill,
         kv_transport=kv_transport,
+        internal_tls_certificate=internal_tls_certificate,
+        internal_tls_key=internal_tls_key,
+        internal_tls_ca=internal_tls_ca,
         ready_file=ready_file or default_ready_file(),
     )
     asyncio.run(_run(settings, first_prompt))

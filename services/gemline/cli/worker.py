@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from gemline.cli.internal_tls import CA, CERTIFICATE, KEY
+
 
 def worker(
     role: Annotated[str, typer.Argument(help="tokenization, prefill or decode")],
@@ -38,6 +40,9 @@ def worker(
         Literal["refuse", "prepend"], typer.Option(help="what a tokenization worker does with system messages")
     ] = "refuse",
     drain_timeout_s: Annotated[float, typer.Option(help="most seconds to finish running requests")] = 30.0,
+    internal_tls_certificate: Annotated[str | None, CERTIFICATE] = None,
+    internal_tls_key: Annotated[str | None, KEY] = None,
+    internal_tls_ca: Annotated[str | None, CA] = None,
 ) -> None:
     """Run one worker until SIGTERM: it registers in Redis, serves gRPC, and drains before it goes."""
     arguments = locals().copy()

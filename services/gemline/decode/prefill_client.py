@@ -12,7 +12,7 @@ from gemline.cluster.records import ModelCard, State, WorkerRecord
 from gemline.decode.placement import There
 from gemline.errors import GemlineError, Unavailable
 from gemline.internal.v1.prefill_pb2 import PrefillEnd, PrefillRequest
-from gemline.rpc.options import open_channel
+from gemline.rpc.options import OpenChannel, open_channel
 from gemline.rpc.status import from_rpc_error
 from gemline.transfer.transports import Transport
 
@@ -22,8 +22,8 @@ METHOD = "/gemline.internal.v1.Prefill/Prefill"
 class _Peer:
     """One life of one prefill worker, as seen from here."""
 
-    def __init__(self, address: str) -> None:
-        self.channel = open_channel(address)
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
         self.calls: dict[asyncio.Timeout, int] = {}  # those in flight, by what ends them, with their prompts' tokens
         self.tokens_per_s: float | None = None  # as it said last
         self.rests_until_s = float("-inf")  # monotonic
@@ -42,6 +42,7 @@ class PrefillClient:
         self,
         workers: Callable[[], Iterable[WorkerRecord]],
         card: ModelCard,
+        open_channel: OpenChannel = open_channel,
         *,
         transports: frozenset[Transport] = frozenset(),
         connect_timeout_s: float = 2.0,
@@ -50,6 +51,7 @@ class PrefillClient:
     ) -> None:
         self._workers = workers
         self._card = card
+        self._open_channel = open_channel
         self._transports = transports
         self._connect_timeout_s = connect_timeout_s
         self._rest_s = rest_s
@@ -104,11 +106,12 @@ class PrefillClient:
         self, worker: WorkerRecord, request: PrefillRequest, traceparent: str
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The frames of one prefill. Leaving the block ends the call; a failed call raises a GemlineError."""
-        peer = self._peers.get(_life(worker)) or self._peers.setdefault(_life(worker), _Peer(worker.address))
+        if (peer := self._peers.get(_life(worker))) is None:
+            peer = self._peers[_life(worker)] = _Peer(self._open_channel(worker.address))
         try:
             async with asyncio.timeout(None) as ending:
                 peer.calls[ending] = len(request.token_ids)
-                await self._connect(worker, peer.channel)
+                await self._connect(worker, peer)
                 method: grpc.aio.UnaryStreamMultiCallable[PrefillRequest, bytes] = peer.channel.unary_stream(
                     METHOD, request_serializer=PrefillRequest.SerializeToString, response_deserializer=None
                 )
@@ -135,14 +138,17 @@ class PrefillClient:
         for peer in peers.values():
             await peer.channel.close()
 
-    async def _connect(self, worker: WorkerRecord, channel: grpc.aio.Channel) -> None:
+    async def _connect(self, worker: WorkerRecord, peer: _Peer) -> None:
         """Without the wait a worker behind a broken network would hold a request until TCP gives up."""
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                connected = await _connects(channel)
+                connected = await _connects(peer.channel)
         except TimeoutError:
             connected = False
         if not connected:
+            if len(peer.calls) == 1:  # ours: the next one tries with the certificate of then
+                useless, peer.channel = peer.channel, self._open_channel(worker.address)
+                await useless.close()
             raise Unavailable(f"prefill worker {worker.worker_id} cannot be reached")
 
     async def _forget_the_gone(self) -> None:

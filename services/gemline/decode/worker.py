@@ -24,6 +24,7 @@ from gemline.errors import GemlineError, StaleEpoch, Unavailable
 from gemline.failpoints import failpoint
 from gemline.host import WorkerContext
 from gemline.internal.v1.decode_pb2_grpc import add_DecodeServicer_to_server
+from gemline.rpc.internal_tls import opener
 from gemline.transfer.nixl import NixlAgent
 from gemline.transfer.transports import KvTransportSetting, Transport, allowed
 
@@ -69,12 +70,12 @@ class DecodeWorker:
 
     async def start(self, context: WorkerContext) -> None:
         """Loads the model. Raises the ConfigurationError that says why it cannot."""
+        transports = allowed(self._options.kv_transport, is_encrypted=context.internal_tls is not None)
         await self._host.start(context.telemetry)
         self._card = self._host.card(self._options.served_model_name)
         self._context = context
-        transports = allowed(self._options.kv_transport)
         workers = partial(context.view.workers, Role.PREFILL, self._card.model_id)
-        self._client = PrefillClient(workers, self._card, transports=transports)
+        self._client = PrefillClient(workers, self._card, opener(context.internal_tls), transports=transports)
         context.view.on_change(self._client.follow)
         wire_dtype = self._options.kv_wire_dtype.removeprefix("auto")
         agent = NixlAgent() if Transport.NIXL in transports else None

@@ -34,7 +34,7 @@ from gemline.gateway.tokenization import TokenizationWorkers
 from gemline.gateway.tokenizers import Tokenizers
 from gemline.internal.v1 import decode_pb2
 from gemline.rpc.convert import sampling_to_proto
-from gemline.rpc.options import open_channel
+from gemline.rpc.options import OpenChannel, open_channel
 from gemline.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class Gateway:
         public_prefixes: PublicPrefixes | None = None,
         limits: LimitStore | None = None,
         served: ServedElsewhere | None = None,
+        open_channel: OpenChannel = open_channel,
     ) -> None:
         """Without a `store` of sessions it serves none; without `public_prefixes` no block is shared across tenants;
         without `limits` nothing is limited and no usage recorded; without `served` it is fair by itself alone.

@@ -21,6 +21,7 @@ from gemline.gateway.silence import falls_silent
 from gemline.gateway.tasks import is_task_canceled
 from gemline.internal.v1 import decode_pb2
 from gemline.internal.v1.decode_pb2_grpc import DecodeStub
+from gemline.rpc.options import OpenChannel
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,6 @@ _KEPT_SHARE = 8
 # Prompts are sent ahead for so many steps: enough that an engine never waits for one, and no more, for they wait there.
 _BATCHES_AHEAD = 2
 _BATCHES_AHEAD_FIRST = 4  # for a tenant that has nothing running: the engine does not have it wait for the others'
-
-OpenChannel = Callable[[str], grpc.aio.Channel]
 
 
 class DecodeLink:

@@ -7,10 +7,11 @@ from typing import NamedTuple
 from gemline.cluster.records import ModelCard, WorkerRecord
 from gemline.errors import Unavailable
 from gemline.gateway.inbox import Inbox
-from gemline.gateway.link import DecodeLink, OpenChannel
+from gemline.gateway.link import DecodeLink
 from gemline.gateway.residency import PrefixNames, ResidencyIndex
 from gemline.gateway.routing import Candidate, Life, Wish, choose
 from gemline.internal.v1 import decode_pb2
+from gemline.rpc.options import OpenChannel
 
 SILENCE_TIMEOUT_S = 30.0
 LINGER_S = 10.0  # a lease lasts 6 s and is renewed every 2 s: who is away for longer has gone

@@ -27,8 +27,10 @@ from gemline.gateway.grpc_server import PublicServer
 from gemline.gateway.http import create_app
 from gemline.gateway.http_server import HttpServer
 from gemline.gateway.settings import GatewaySettings
-from gemline.gateway.tls import CHECK_S, Certificates, TlsFiles
+from gemline.gateway.tls import CHECK_S, Certificates
 from gemline.logs import setup_logging
+from gemline.rpc.internal_tls import InternalTls, opener
+from gemline.rpc.tls_files import TlsFiles
 from gemline.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -88,14 +90,14 @@ class GatewayProcess:
             await server.start()
             self._undo.push_async_callback(server.stop)
         addresses = Addresses(
-            f"{'https' if tls else 'http'}://{self._http.address}", self._grpc.address, await self._start_admin()
+            f"{'https' if tls else 'http'}://{self._http.address}", self._grpc.address, await self._start_admin(tls)
         )
         watch = asyncio.create_task(self._watch_readiness(addresses), name="readiness")
         self._undo.callback(watch.cancel)
         return addresses
 
     def _certificates(self) -> Certificates | None:
-        """Of the public ports, if there are any; looked at again while the process runs."""
+        """Of the ports that are not internal, if there are any; looked at again while the process runs."""
         settings = self._settings
         if settings.tls_certificate is None or settings.tls_key is None:
             return None
@@ -104,17 +106,20 @@ class GatewayProcess:
         self._undo.callback(refreshing.cancel)
         return tls
 
-    async def _start_admin(self) -> str:
+    async def _start_admin(self, tls: Certificates | None) -> str:
         """Its URL, empty when it is off. Over Redis connections of its own: an export takes none from requests."""
         if not self._settings.admin_key:
             return ""
         operations = await self._undo.enter_async_context(operating(self._settings.redis_url))
-        self._admin = HttpServer(create_admin_app(operations, self._settings), self._settings, "admin")
+        app = create_admin_app(operations, self._settings)
+        self._admin = HttpServer(app, self._settings, "admin", tls.context if tls else None)
         await self._admin.start()
         self._undo.push_async_callback(self._admin.stop)
-        return f"http://{self._admin.address}"
+        return f"{'https' if tls else 'http'}://{self._admin.address}"
 
     async def _start_core(self) -> None:
+        files = self._settings.internal_tls
+        open_channel = opener(None if files is None else InternalTls(files))
         redis = connect(self._settings.redis_url)
         self._undo.push_async_callback(redis.aclose)
         keys = ApiKeys(redis, self._settings.keys_file)
@@ -129,7 +134,7 @@ class GatewayProcess:
         self._undo.push_async_callback(view.stop)
         self._answers = IdempotencyStore(redis)
         stores = (store, PublicPrefixes(redis), limits, ServedElsewhere(redis))
-        self._gateway = Gateway(self._settings, view, keys, self._telemetry, *stores)
+        self._gateway = Gateway(self._settings, view, keys, self._telemetry, *stores, open_channel)
         await self._gateway.start()
         self._undo.push_async_callback(self._gateway.stop)
 

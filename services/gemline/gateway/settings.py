@@ -5,6 +5,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from gemline.errors import ConfigurationError
+from gemline.rpc.tls_files import TlsFiles, internal_files
 
 MIN_ADMIN_KEY = 16  # characters
 
@@ -37,9 +38,12 @@ class GatewaySettings:
     share_without_redis: float = 0.0  # of each limit, while Redis is away; 0: requests with limits are refused then
     session_key: str = field(default="", repr=False)  # 32 bytes, base64: encrypts what sessions hold
     session_secret: str = field(default="", repr=False)  # goes into the names under which Redis keeps sessions
-    tls_certificate: Path | None = None  # PEM, of the public ports; without it they speak plain HTTP and gRPC
+    tls_certificate: Path | None = None  # PEM, of the public ports and the admin API; without it they speak in clear
     tls_key: Path | None = None
     tls_client_ca: Path | None = None  # clients must show a certificate that it signed
+    internal_tls_certificate: Path | None = None  # PEM, of the connections to workers; all three, or none: in clear
+    internal_tls_key: Path | None = None
+    internal_tls_ca: Path | None = None
     ready_file: Path | None = None  # written, as JSON with the addresses, once requests can be answered
 
     def __post_init__(self) -> None:
@@ -53,6 +57,7 @@ class GatewaySettings:
             raise ConfigurationError("tls_certificate and tls_key go together: one of them is missing")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ConfigurationError("tls_client_ca needs tls_certificate and tls_key")
+        _ = self.internal_tls  # all three files or none
         for name in ("body_limit_bytes", "connect_timeout_s", "encode_timeout_s", "silence_timeout_s"):
             value: float = getattr(self, name)
             if value <= 0:
@@ -63,6 +68,11 @@ class GatewaySettings:
             value = getattr(self, name)
             if value < 0:
                 raise ConfigurationError(f"{name} must be 0 or more, not {value}")
+
+    @property
+    def internal_tls(self) -> TlsFiles | None:
+        """Of the connections to workers."""
+        return internal_files(self.internal_tls_certificate, self.internal_tls_key, self.internal_tls_ca)
 
 
 def _check_admin_key(key: str) -> None:

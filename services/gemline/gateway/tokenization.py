@@ -11,9 +11,9 @@ import grpc
 from gemline.cluster.records import ModelCard, Role, State, WorkerRecord
 from gemline.cluster.workers import WorkersView
 from gemline.errors import DeadlineExceeded, StaleEpoch, Unavailable
-from gemline.gateway.link import OpenChannel
 from gemline.gateway.tasks import is_task_canceled
 from gemline.internal.v1.tokenization_pb2_grpc import TokenizationStub
+from gemline.rpc.options import OpenChannel
 from gemline.rpc.status import from_rpc_error
 
 if TYPE_CHECKING:  # the stub of an asyncio channel has no name but in the type stubs
@@ -81,6 +81,8 @@ class TokenizationWorkers:
         try:
             return await call(TokenizationStub(channel), record)
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE and self._channels.get(record.address) is channel:
+                self._close(self._channels.pop(record.address))  # the next call tries with the certificate of then
             raise from_rpc_error(error, peer="the tokenization worker") from error
         except asyncio.CancelledError:
             if is_task_canceled():

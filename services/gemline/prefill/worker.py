@@ -71,9 +71,9 @@ class PrefillWorker:
 
     async def start(self, context: WorkerContext) -> None:
         """Loads the model. Raises the ConfigurationError that says why it cannot."""
+        transports = allowed(self._options.kv_transport, is_encrypted=context.internal_tls is not None)
         await self._host.start(context.telemetry)
         self._card = self._host.card(self._options.served_model_name)
-        transports = allowed(self._options.kv_transport)
         doors = self._open_doors(transports)
         timeout_s = self._options.write_timeout_s
         self._calls = Calls(self._host, self._table, context, doors, transports, timeout_s)

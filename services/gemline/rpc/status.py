@@ -34,6 +34,7 @@ _BY_STATUS: dict[grpc.StatusCode, tuple[type[GemlineError], str]] = {
 }
 
 Details = Callable[[GemlineError], tuple[tuple[str, bytes], ...]]  # more metadata of an error
+Admit = Callable[["grpc.aio.ServicerContext[Any, Any]"], None]  # raises the GemlineError that refuses a caller
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +97,10 @@ def _text(value: str | bytes) -> str:
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Turns a GemlineError that a handler raises into its status, and anything else into INTERNAL, logged here."""
 
-    def __init__(self, details: Details = lambda error: ()) -> None:
+    def __init__(self, details: Details = lambda error: (), admit: Admit = lambda context: None) -> None:
+        """`admit` is asked before every handler that there is."""
         self._details = details
+        self._admit = admit
 
     async def intercept_service(
         self,
@@ -106,14 +109,14 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """The method's handler, guarded; None for a method that nobody serves."""
         handler: Any = await continuation(handler_call_details)
-        return None if handler is None else _guarded(handler, self._details)
+        return None if handler is None else _guarded(handler, self._details, self._admit)
 
 
 # What a handler takes (a message or a stream of them, and the context) and gives depends on the kind of its method.
 _Behavior = Callable[[Any, Any], Any]
 
 
-def _guarded(handler: Any, details: Details) -> grpc.RpcMethodHandler[Any, Any]:
+def _guarded(handler: Any, details: Details, admit: Admit) -> grpc.RpcMethodHandler[Any, Any]:
     kinds = {
         (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
         (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
@@ -124,17 +127,18 @@ def _guarded(handler: Any, details: Details) -> grpc.RpcMethodHandler[Any, Any]:
     behavior: _Behavior = getattr(handler, name)
     guard = _guard_generator if inspect.isasyncgenfunction(behavior) else _guard_call
     guarded: grpc.RpcMethodHandler[Any, Any] = make(
-        guard(behavior, details),
+        guard(behavior, details, admit),
         request_deserializer=handler.request_deserializer,
         response_serializer=handler.response_serializer,
     )
     return guarded
 
 
-def _guard_call(behavior: _Behavior, details: Details) -> _Behavior:
+def _guard_call(behavior: _Behavior, details: Details, admit: Admit) -> _Behavior:
     @functools.wraps(behavior)
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
+            admit(context)
             return await behavior(request, context)
         except Exception as error:
             await _abort_with(error, context, details)
@@ -142,11 +146,12 @@ def _guard_call(behavior: _Behavior, details: Details) -> _Behavior:
     return call
 
 
-def _guard_generator(behavior: _Behavior, details: Details) -> _Behavior:
+def _guard_generator(behavior: _Behavior, details: Details, admit: Admit) -> _Behavior:
     @functools.wraps(behavior)
     async def generate(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         answers = behavior(request, context)
         try:
+            admit(context)
             async for answer in answers:
                 yield answer
         except Exception as error:

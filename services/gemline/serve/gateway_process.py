@@ -28,6 +28,7 @@ class GatewayProcess:
             *("--grpc-host", settings.host, "--grpc-port", str(settings.grpc_port)),
             *(() if settings.admin_port is None else ("--admin-port", str(settings.admin_port))),
             *("--share-without-redis", str(settings.share_without_redis)),
+            *_internal_tls(settings),
             *("--keys-file", str(keys_file), "--ready-file", str(self._ready_file)),
         ]
         environment = {"GEMLINE_REDIS_URL": redis_url, "GEMLINE_ADMIN_KEY": admin_key}
@@ -56,3 +57,12 @@ class GatewayProcess:
             await asyncio.sleep(_POLL_S)
         addresses = json.loads(self._ready_file.read_text())
         self.http, self.grpc, self.admin = addresses["http"], addresses["grpc"], addresses.get("admin", "")
+
+
+def _internal_tls(settings: StackSettings) -> list[str]:
+    files = {
+        "--internal-tls-certificate": settings.internal_tls_certificate,
+        "--internal-tls-key": settings.internal_tls_key,
+        "--internal-tls-ca": settings.internal_tls_ca,
+    }
+    return [part for name, file in files.items() if file is not None for part in (name, str(file))]

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from gemline.cluster.records import Role
 from gemline.engine.options import Quantization
 from gemline.errors import ConfigurationError
+from gemline.rpc.tls_files import TlsFiles, internal_files
 from gemline.serve.gpus import share_of_gpu, visible_gpus
 
 Runner = Literal["ray", "process"]
@@ -42,8 +43,12 @@ class WorkerSettings:
     kv_transport: KvTransport = "auto"
     system_prompt: SystemPrompt = "refuse"  # tokenization workers only
     drain_timeout_s: float = 30.0
+    internal_tls_certificate: str | None = None  # PEM files: all three, or none, and then internal calls go in clear
+    internal_tls_key: str | None = None
+    internal_tls_ca: str | None = None
 
     def __post_init__(self) -> None:
+        _ = self.internal_tls  # all three files or none
         if self.role not in (names := [role.value for role in Role]):
             raise ConfigurationError(f"worker role {self.role!r} is none of {', '.join(names)}")
 
@@ -51,6 +56,11 @@ class WorkerSettings:
     def has_engine(self) -> bool:
         """Whether it computes with the model."""
         return self.role != Role.TOKENIZATION.value
+
+    @property
+    def internal_tls(self) -> TlsFiles | None:
+        """Raises ConfigurationError when only some of the files are given."""
+        return internal_files(self.internal_tls_certificate, self.internal_tls_key, self.internal_tls_ca)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `from_dict` reads them back."""
@@ -105,10 +115,14 @@ class StackSettings:
     system_prompt: SystemPrompt = "refuse"
     remote_prefill: RemotePrefill = "auto"
     kv_transport: KvTransport = "auto"
+    internal_tls_certificate: Path | None = None  # PEM files, between the processes: all three or none
+    internal_tls_key: Path | None = None
+    internal_tls_ca: Path | None = None
     ready_file: Path | None = None
     start_timeout_s: float = 300.0
 
     def __post_init__(self) -> None:
+        internal_files(self.internal_tls_certificate, self.internal_tls_key, self.internal_tls_ca)
         least = {"num_tokenization": 1, "num_decode": 1, "num_prefill": 0 if self.topology == "colocated" else 1}
         for name, floor in least.items():
             if (given := getattr(self, name)) < floor:
@@ -140,6 +154,9 @@ class StackSettings:
             prefill="never" if self.topology == "colocated" else self.remote_prefill,
             kv_transport=self.kv_transport,
             system_prompt=self.system_prompt,
+            internal_tls_certificate=_absolute(self.internal_tls_certificate),
+            internal_tls_key=_absolute(self.internal_tls_key),
+            internal_tls_ca=_absolute(self.internal_tls_ca),
         )
 
 
@@ -153,6 +170,11 @@ def resolve(settings: StackSettings, num_cores: int | None = None, num_gpus: int
         threads=settings.threads or max(1, (num_cores or os.cpu_count() or 1) // num_engines),
         gpu_share=settings.gpu_share or share_of_gpu(num_engines, num_gpus),
     )
+
+
+def _absolute(file: Path | None) -> str | None:
+    """As a replica of Ray finds it, which runs in a folder of its own; links stay, for a renewal may change them."""
+    return None if file is None else str(file.absolute())
 
 
 def _flag(name: str, value: object) -> tuple[str, ...]:

@@ -69,6 +69,7 @@ def build_host(settings: WorkerSettings) -> WorkerHost:
             port=settings.port,
             metrics_port=settings.metrics_port,
             drain_timeout_s=settings.drain_timeout_s,
+            internal_tls=settings.internal_tls,
         ),
     )
 

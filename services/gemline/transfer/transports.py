@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Literal
 
+from gemline.errors import ConfigurationError
 from gemline.internal.v1 import prefill_pb2 as pb
 from gemline.internal.v1.prefill_pb2 import KvOffer
 
@@ -43,9 +44,18 @@ def from_proto(number: pb.KvTransport.ValueType) -> Transport | None:
     return _FROM_PROTO.get(number)
 
 
-def allowed(setting: KvTransportSetting) -> frozenset[Transport]:
-    """What beside gRPC this process can do and may use. NIXL has to be asked for by name."""
+def allowed(setting: KvTransportSetting, *, is_encrypted: bool = False) -> frozenset[Transport]:
+    """What beside gRPC this process can do and may use. NIXL has to be asked for by name.
+
+    `is_encrypted`: nothing may leave the host in clear, which leaves shared memory. Raises ConfigurationError when the
+    setting asks for what then may not be.
+    """
     asked = {Transport.SHM, Transport.SOCKET} if setting == "auto" else {Transport(setting)}
+    if is_encrypted:
+        if setting in ("socket", "nixl"):
+            message = f"kv_transport {setting} sends keys and values in clear; with internal TLS: auto, shm or grpc"
+            raise ConfigurationError(message, param="kv_transport")
+        asked.discard(Transport.SOCKET)
     can = {Transport.SOCKET}
     if host_id():
         can.add(Transport.SHM)
