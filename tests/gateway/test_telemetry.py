@@ -1,6 +1,7 @@
 """What a gateway tells of a request: one span in the caller's trace, and counts that add up."""
 
 import re
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,17 @@ async def test_tokens_and_latencies_add_up(measured: InProcess) -> None:
     assert total(measured, "gemline_gateway_prompt_tokens_total") == read_tokens
     assert total(measured, "gemline_gateway_completion_tokens_total") == 4 * ITL_SAMPLE
     assert total(measured, "gemline_gateway_time_to_first_token_seconds_count") == 2
+
+
+async def test_what_the_gateway_adds_is_told_apart_from_the_wait_for_a_turn(measured: InProcess) -> None:
+    begun_s = time.monotonic()
+    await read(await begin(measured, max_tokens=2))
+    taken_s = time.monotonic() - begun_s
+    names = [f"gemline_gateway_{name}_seconds" for name in ("queue_time", "time_to_worker", "time_to_first_token")]
+    assert [total(measured, f"{name}_count") for name in names] == [1, 1, 1]
+    waited_s, added_s, first_s = (total(measured, f"{name}_sum") for name in names)
+    assert waited_s >= 0 and added_s > 0
+    assert waited_s + added_s <= first_s <= taken_s
 
 
 async def test_a_request_that_moved_is_counted_and_its_tokens_once(measured: InProcess) -> None:

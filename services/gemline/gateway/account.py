@@ -11,6 +11,11 @@ class Account:
         self._claim = claim
         self._ticket = ticket
 
+    @property
+    def waited_s(self) -> float:
+        """For its turn."""
+        return self._ticket.waited_s
+
     def delivered(self, num_tokens: int) -> None:
         """Tokens have reached the answer."""
         self._ticket.wrote(num_tokens)

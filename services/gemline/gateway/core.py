@@ -174,7 +174,7 @@ class Gateway:
         """
         traceparent = traceparent if _TRACEPARENT.fullmatch(traceparent) else ""
         span = self.telemetry.span("gateway", traceparent, {"gemline.request_id": request.request_id})
-        observation = Observation(self._metrics, span, self._label(request.model))
+        observation = Observation(self._metrics, span, self._label(request.model), request.arrived_s)
         try:
             return await self._begin(tenant, request, observation, recording)
         except GemlineError as error:
@@ -232,7 +232,7 @@ class Gateway:
             on_hit=observation.hit,
         )
         account = await self._admission.enter(tenant, request, card, dispatch, len(token_ids), sampling.max_tokens)
-        observation.begun(len(token_ids))
+        observation.begun(len(token_ids), account.waited_s)
         assembler = Assembler(
             tokenizer,
             request.sampling.stop,

@@ -38,10 +38,11 @@ HasRoom = Callable[[Asking, bool], bool]  # has any worker; True: the tenant has
 class Ticket:
     """A turn: `sent` once a worker has the request, `wrote` as tokens come, `end` whatever became of it."""
 
-    def __init__(self, queue: "FairQueue", asking: Asking) -> None:
+    def __init__(self, queue: "FairQueue", asking: Asking, waited_s: float = 0.0) -> None:
         self._queue = queue
         self._asking = asking
         self._is_sent = self._is_over = False
+        self.waited_s = waited_s
 
     def sent(self) -> None:
         """The worker has it: its room is told by the worker from now on."""
@@ -111,7 +112,8 @@ class FairQueue:
             self._enter(key)
             return self._begin(asking)
         self._refuse_hopeless(asking)
-        waiting = _Waiting(asking, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        waiting, begun_s = _Waiting(asking, loop.create_future()), loop.time()
         self._enter(key)
         self._tenants.setdefault(key, _Tenant()).bands[asking.band].append(waiting)
         self._num_waiting += 1
@@ -129,7 +131,7 @@ class FairQueue:
         except BaseException:
             self._leave(waiting)
             raise
-        return Ticket(self, asking)
+        return Ticket(self, asking, loop.time() - begun_s)
 
     def kick(self) -> None:
         """Something has changed: whoever's turn it is goes. One at a time, for each takes room that is not told yet."""

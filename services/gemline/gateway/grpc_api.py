@@ -9,7 +9,7 @@ from gemline.gateway.answer import Answer
 from gemline.gateway.core import Gateway
 from gemline.gateway.grpc_call import Call, Context, greet, named
 from gemline.gateway.grpc_formats import tool_use
-from gemline.gateway.requests import CallDelta, GenerationRequest, Piece, PositionLogprobs, Prompt
+from gemline.gateway.requests import CallDelta, Piece, PositionLogprobs, Prompt
 from gemline.gateway.tools import ToolUse
 from gemline.v1 import inference_pb2 as pb
 from gemline.v1.inference_pb2_grpc import InferenceServicer
@@ -118,9 +118,7 @@ class PublicServicer(InferenceServicer):
         self, call: Call, model: str, prompt: Prompt, sampling: pb.SamplingOptions, use: ToolUse | None = None
     ) -> Answer:
         options = convert.sampling_options(sampling, use)
-        request = GenerationRequest(
-            call.request_id, model, prompt, options, timeout_s=call.timeout_s, reads_calls=use is not None
-        )
+        request = call.asks(model, prompt, options, reads_calls=use is not None)
         try:
             return await self._gateway.generate(call.tenant, request, traceparent=call.traceparent)
         finally:

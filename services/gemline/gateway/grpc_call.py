@@ -1,6 +1,7 @@
 """What every public gRPC method does first and last: names the call, finds out whose it is, hides faults of ours."""
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import grpc.aio
 from gemline.errors import GemlineError, InternalError
 from gemline.gateway.core import Gateway
 from gemline.gateway.grpc_auth import REQUEST_ID_KEY, bearer, metadata_value, name_call
-from gemline.gateway.requests import Tenant
+from gemline.gateway.requests import GenerationRequest, Prompt, SamplingOptions, Tenant
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +25,24 @@ class Call(NamedTuple):
     request_id: str
     traceparent: str
     context: Context
+    arrived_s: float  # of the monotonic clock
 
     @property
     def timeout_s(self) -> float | None:
         """What is left of the caller's patience; None: there is no end to it."""
         return self.context.time_remaining()
+
+    def asks(self, model: str, prompt: Prompt, sampling: SamplingOptions, *, reads_calls: bool) -> GenerationRequest:
+        """What it asks to be generated."""
+        return GenerationRequest(
+            self.request_id,
+            model,
+            prompt,
+            sampling,
+            timeout_s=self.timeout_s,
+            reads_calls=reads_calls,
+            arrived_s=self.arrived_s,
+        )
 
     def tell_standing(self) -> None:
         """How the caller's limits stand, after the answer."""
@@ -37,10 +51,11 @@ class Call(NamedTuple):
 
 async def greet(gateway: Gateway, context: Context) -> Call:
     """Names the call, to the caller too, and finds out whose it is."""
+    arrived_s = time.monotonic()
     metadata = context.invocation_metadata()
     request_id = await name_call(context)
     tenant = await gateway.authenticate(bearer(metadata))
-    call = Call(tenant, request_id, metadata_value(metadata, "traceparent"), context)
+    call = Call(tenant, request_id, metadata_value(metadata, "traceparent"), context, arrived_s)
     try:
         await gateway.count(tenant)
     finally:

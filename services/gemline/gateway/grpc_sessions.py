@@ -6,7 +6,6 @@ from gemline.gateway import grpc_convert as convert
 from gemline.gateway.core import Gateway
 from gemline.gateway.grpc_call import Context, greet, named
 from gemline.gateway.grpc_formats import tool_use
-from gemline.gateway.requests import GenerationRequest
 from gemline.v1 import sessions_pb2 as pb
 from gemline.v1.sessions_pb2_grpc import SessionsServicer
 
@@ -66,9 +65,7 @@ class PublicSessions(SessionsServicer):
                 convert.chat_prompt(request.messages, use),
                 convert.sampling_options(request.sampling, use),
             )
-            asked = GenerationRequest(
-                call.request_id, "", prompt, options, timeout_s=call.timeout_s, reads_calls=use is not None
-            )
+            asked = call.asks("", prompt, options, reads_calls=use is not None)
             try:
                 answer = await self._sessions.generate(
                     call.tenant, request.session_id, asked, traceparent=call.traceparent

@@ -42,6 +42,13 @@ class GatewayMetrics:
         self.actual_hit_tokens = meter.create_counter(
             "gemline_gateway_actual_hit_tokens", description="Prompt tokens that were found there."
         )
+        self.time_to_worker: Histogram = telemetry.latency(
+            "gemline_gateway_time_to_worker",
+            "From the request's arrival until a worker has it, but for its wait for a turn: what the gateway adds.",
+        )
+        self.queue_time: Histogram = telemetry.latency(
+            "gemline_gateway_queue_time", "How long a request waited for its turn."
+        )
         self.first_token: Histogram = telemetry.latency(
             "gemline_gateway_time_to_first_token", "From the request's arrival to its first tokens."
         )
@@ -61,18 +68,22 @@ class GatewayMetrics:
 class Observation:
     """One request from its arrival to its end; `end` counts once."""
 
-    def __init__(self, metrics: GatewayMetrics, span: Span, model_id: str) -> None:
+    def __init__(self, metrics: GatewayMetrics, span: Span, model_id: str, arrived_s: float) -> None:
+        """`arrived_s` is of the monotonic clock."""
         self._metrics = metrics
         self._attributes: dict[str, AttributeValue] = {"model": model_id}
-        self._last_at_s = time.monotonic()
+        self._last_at_s = arrived_s
         self._num_tokens = 0
         self._num_moves = 0
         self._active = False
         self._ended = False
         self.span = span
 
-    def begun(self, num_prompt_tokens: int) -> None:
-        """A worker has the request."""
+    def begun(self, num_prompt_tokens: int, waited_s: float) -> None:
+        """A worker has the request, whose turn came after so long."""
+        taken_s = time.monotonic() - self._last_at_s
+        self._metrics.queue_time.record(waited_s, self._attributes)
+        self._metrics.time_to_worker.record(taken_s - waited_s, self._attributes)
         self._active = True
         self._metrics.active.add(1, self._attributes)
         self._metrics.prompt_tokens.add(num_prompt_tokens, self._attributes)

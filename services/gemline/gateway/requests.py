@@ -1,6 +1,7 @@
 """What a user asked for and what goes back, free of HTTP and gRPC: the words the two fronts and the core share."""
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -101,6 +102,7 @@ class GenerationRequest:
     timeout_s: float | None = None  # of the caller's patience
     owner: Life | None = None  # the worker that has the keys and values of what came before, if any does
     reads_calls: bool = False  # what the answer says in the form of a call is one
+    arrived_s: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -19,6 +20,8 @@ _log = logging.getLogger(__name__)
 class Boundary:
     """Gives each request our id, in `scope["state"]` and as a header; turns what is raised below into an answer.
 
+    The state also has the time of its arrival, of the monotonic clock, as `arrived_s`.
+
     A client's own x-request-id is a label only: it comes back as x-client-request-id and goes nowhere else. What is
     answered to a key tells how its limits stand.
     """
@@ -31,7 +34,7 @@ class Boundary:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         request_id = new_request_id()
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {}).update(request_id=request_id, arrived_s=time.monotonic())
         sender = _Sender(send, scope, _id_headers(scope, request_id))
         try:
             await self._app(scope, receive, sender)

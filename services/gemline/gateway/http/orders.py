@@ -84,6 +84,7 @@ def build_order(
                 reads_calls=use is not None,
                 band=_BANDS.get(body.service_tier or ""),
                 timeout_s=_patience_s(request.headers.get(_PATIENCE, "")),
+                arrived_s=request.state.arrived_s,
             )
             for index in range(len(prompts) * n)
         ),
