@@ -58,6 +58,19 @@ async def test_a_key_that_is_taken_away_ends_with_the_cache(redis: Redis, store:
     assert await tenant_of(uncached, made.key) is None
 
 
+async def test_many_who_come_with_a_key_at_a_time_ask_redis_once(redis: Redis, store: AccessStore) -> None:
+    made, keys = await store.create_key(KeyRecord("acme")), ApiKeys(redis, None)
+    await tenant_of(ApiKeys(redis, None), made.key)  # the script is known from now on
+    await redis.config_resetstat()
+    leaving = asyncio.create_task(tenant_of(keys, made.key))
+    staying = [asyncio.create_task(tenant_of(keys, made.key)) for _ in range(50)]
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert await asyncio.gather(*staying) == ["acme"] * 50
+    statistics = await redis.info("commandstats")
+    assert statistics["cmdstat_evalsha"]["calls"] == 1
+
+
 async def test_an_expired_key_is_refused_by_redis_clock_even_from_the_cache(redis: Redis, store: AccessStore) -> None:
     seconds, microseconds = await redis.time()
     made = await store.create_key(KeyRecord("acme", expires_ms=seconds * 1000 + microseconds // 1000 + 300))

@@ -1,5 +1,6 @@
 """Whose an API key is, and what it gives: found in Redis by its id and digest; an operator's file may add more keys."""
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -59,6 +60,7 @@ class ApiKeys:
         self._fresh_s = fresh_s
         self._find = None if redis is None else redis.register_script(_FIND)
         self._cache: dict[str, _Answer] = {}
+        self._asking: dict[str, asyncio.Task[_Answer]] = {}  # many who come with one key at a time ask once
         self._file_tenants: dict[str, str] = {}
         self._file_version: tuple[int, int] | None = None
         self._file_checked_s = float("-inf")
@@ -78,7 +80,7 @@ class ApiKeys:
         cached = self._cache.get(digest)
         if cached is None or now_s >= cached.at_s + self._fresh_s:
             try:
-                cached = await self._ask("" if tenant or not found else found[1], tenant or "", digest)
+                cached = await self._ask_once("" if tenant or not found else found[1], tenant or "", digest)
             except Unavailable:
                 if tenant is not None and cached is None:
                     return Access(TenantRecord(tenant))
@@ -89,6 +91,17 @@ class ApiKeys:
                     self._cache.clear()
                 self._cache[digest] = cached
         return cached.access if now_s < cached.ends_s else None
+
+    async def _ask_once(self, key_id: str, tenant: str, digest: str) -> _Answer:
+        if digest not in self._asking:
+            asking = self._asking[digest] = asyncio.create_task(self._ask(key_id, tenant, digest))
+            asking.add_done_callback(lambda done: self._asked(digest, done))
+        return await asyncio.shield(self._asking[digest])
+
+    def _asked(self, digest: str, done: "asyncio.Task[_Answer]") -> None:
+        del self._asking[digest]
+        if not done.cancelled():
+            done.exception()  # is known to whoever still waits; that may be nobody
 
     async def _ask(self, key_id: str, tenant: str, digest: str) -> _Answer:
         """Of a key in Redis by its id, of one in the file by its tenant."""

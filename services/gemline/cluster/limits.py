@@ -7,7 +7,7 @@ forget the last writes: then a limit can be passed by as much.
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from redis.asyncio import Redis
@@ -19,6 +19,7 @@ from gemline.errors import ConfigurationError
 LEASE_S = 30.0
 MAX_USAGE_RECORDS = 1_000_000  # older ones are dropped: export them before
 
+LIMIT_NAMES = ("requests_per_min", "tokens_per_min", "concurrent_requests", "token_budget", "kv_byte_seconds")
 MAX_LIMIT = 2**50  # of any one; exact in Lua's doubles, sums included
 
 
@@ -34,8 +35,9 @@ class Limits:
     period: Literal["day", "month"] = "month"
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if name != "period" and value is not None and not 0 <= value <= MAX_LIMIT:
+        for name in LIMIT_NAMES:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= MAX_LIMIT:
                 raise ConfigurationError(f"{name} must be from 0 to {MAX_LIMIT}, is {value}", param=name)
         if self.period not in ("day", "month"):
             raise ConfigurationError(f"period must be day or month, is {self.period!r}", param="period")
@@ -43,7 +45,14 @@ class Limits:
     @property
     def are_none(self) -> bool:
         """Whether nothing is limited."""
-        return self == Limits(period=self.period)
+        return not self.given
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is limited, and the period."""
+        named = {name: getattr(self, name) for name in LIMIT_NAMES}
+        given = {name: value for name, value in named.items() if value is not None}
+        return given and {**given, "period": self.period}
 
 
 class Scope(NamedTuple):
@@ -54,7 +63,7 @@ class Scope(NamedTuple):
 
     def as_ask(self) -> dict[str, Any]:
         """For the scripts."""
-        return {"name": self.name, **{name: value for name, value in asdict(self.limits).items() if value is not None}}
+        return {"name": self.name, **self.limits.given}
 
 
 class Level(NamedTuple):
@@ -101,6 +110,11 @@ class UsageRecord:
     kv_byte_seconds: int = 0
     at_ms: int = 0  # when it was settled, of Redis's clock; 0: not yet
 
+    @property
+    def settled(self) -> dict[str, str | int]:
+        """All but the time, which Redis adds."""
+        return {name: getattr(self, name) for name in self.__slots__ if name != "at_ms"}
+
 
 class LimitStore:
     """Every method raises Unavailable when Redis does not answer in time."""
@@ -122,7 +136,7 @@ class LimitStore:
 
     async def settle(self, scopes: Sequence[Scope], reserved: Reserved, tokens: int, usage: UsageRecord) -> bool:
         """Puts what was used in the place of what was reserved (`tokens`); False when that was done before."""
-        fields = [str(part) for pair in asdict(usage).items() if pair[0] != "at_ms" for part in pair]
+        fields = [str(part) for pair in usage.settled.items() for part in pair]
         ask = {
             "id": usage.request_id,
             "at": reserved.at,
