@@ -53,14 +53,16 @@ def test_a_route_that_says_nothing_of_itself_does_not_start() -> None:
         complete_document(app, PUBLIC)
 
 
-async def test_every_method_that_is_not_in_it_is_refused() -> None:
+async def test_every_method_that_is_not_in_it_is_refused_with_those_that_are() -> None:
     app = create_app(ToyCore(), GatewaySettings())
     headers = {"authorization": f"Bearer {KEY}"}
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway", headers=headers) as client:
         for path, methods in app.openapi()["paths"].items():
             for method in {"get", "head", "post", "put", "patch", "delete", "options"} - methods.keys():
-                assert (await client.request(method, path.format(model_id="m", session_id="s"))).status_code == 405
+                answer = await client.request(method, path.format(model_id="m", session_id="s"))
+                assert answer.status_code == 405
+                assert set(answer.headers["allow"].lower().split(", ")) == methods.keys(), path
 
 
 def test_every_reference_leads_somewhere(document: Document) -> None:

@@ -6,6 +6,7 @@ from math import ceil
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from gemline.errors import (
     GemlineError,
@@ -18,6 +19,7 @@ from gemline.errors import (
 )
 
 RETRY_AFTER_S = "1"  # for 503: OpenAI's clients wait this long before they try again
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _ECHO_CHARS = 200  # of a path, in a message
 
 
@@ -52,9 +54,18 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
         case 404:
             return error_response(RouteNotFound(f"there is nothing at {request.method} {path}"))
         case 405:
-            headers = dict(error.headers or {})
-            allowed = headers.get("Allow", headers.get("allow", "another method"))
+            allowed = ", ".join(_allowed_methods(request))
             message = f"{path} does not take {request.method}; it takes {allowed}"
-            return error_response(MethodNotAllowed(message), headers=headers)
+            return error_response(MethodNotAllowed(message), headers={"allow": allowed})
         case _:
             return error_response(InvalidRequest(f"the request cannot be read: {error.detail}"))
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """All that the path takes: the router names those of the first route there alone, and each method has its own."""
+    routes = request.app.router.routes
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
