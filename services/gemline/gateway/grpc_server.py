@@ -12,6 +12,7 @@ from gemline.gateway.grpc_details import rich_details
 from gemline.gateway.grpc_sessions import PublicSessions
 from gemline.gateway.settings import GatewaySettings, joined
 from gemline.rpc.health import Health
+from gemline.rpc.malformed import RefuseMalformed
 from gemline.rpc.options import Options, server_options
 from gemline.rpc.status import ErrorInterceptor
 from gemline.v1.inference_pb2_grpc import add_InferenceServicer_to_server
@@ -36,7 +37,7 @@ class PublicServer:
         self, gateway: Gateway, settings: GatewaySettings, credentials: grpc.ServerCredentials | None = None
     ) -> None:
         """Without credentials it speaks plain gRPC."""
-        interceptors = [ErrorInterceptor(rich_details), KeyCheck(gateway)]
+        interceptors = [ErrorInterceptor(rich_details), KeyCheck(gateway), RefuseMalformed()]
         self._server = grpc.aio.server(interceptors=interceptors, options=_options(settings.body_limit_bytes))
         add_InferenceServicer_to_server(PublicServicer(gateway), self._server)
         add_SessionsServicer_to_server(PublicSessions(gateway), self._server)
