@@ -1,5 +1,6 @@
 """The platform piece by piece: workers and gateways as bare processes, which nobody starts again when they die."""
 
+import asyncio
 import json
 import os
 import secrets
@@ -13,6 +14,10 @@ from pathlib import Path
 from support.stack import START_LIMIT_S, Running
 
 from gemline import orphan
+from gemline.cluster.access import KeyRecord
+from gemline.cluster.access_store import AccessStore
+from gemline.cluster.connection import connect
+from gemline.cluster.limits import Limits
 from gemline.demo.checkpoint import cached_demo
 
 MODEL = "gemline-demo"
@@ -45,6 +50,19 @@ def gateway(directory: Path, redis_url: str, api_key: str = "a key of the tests"
         own = {"role": "gateway", "pid": process.pid, "metrics": metrics}
         about = {"api_key": api_key, "model": MODEL, "redis_url": redis_url, "processes": [own]}
         yield Running(process, addresses | about, output)
+
+
+def make_key(redis_url: str, tenant_id: str, limits: Limits | None = None) -> str:
+    """A new key of that tenant."""
+
+    async def make() -> str:
+        client = connect(redis_url)
+        try:
+            return (await AccessStore(client, "tests").create_key(KeyRecord(tenant_id, limits=limits or Limits()))).key
+        finally:
+            await client.aclose()
+
+    return asyncio.run(make())
 
 
 def _start(output: Path, kind: str, role: str | None, redis_url: str, *options: str) -> subprocess.Popen[bytes]:
