@@ -1,5 +1,6 @@
 """A worker's port with TLS between processes: whom it answers, and what it says of bad files before it loads."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from support.certificates import Authority
 from support.in_process import MODEL
 
+from gemline.cluster.records import WorkerRecord
 from gemline.errors import ConfigurationError
 from gemline.host import HostSettings, WorkerHost
 from gemline.internal.v1.tokenization_pb2 import EncodeRequest
@@ -25,11 +27,19 @@ def host(redis_url: str, model_dir: Path, tls: TlsFiles) -> WorkerHost:
     return WorkerHost(worker, HostSettings(redis_url, metrics_port=None, internal_tls=tls), off())
 
 
-async def test_only_certificates_of_ours_are_answered(redis_url: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    authority = Authority(tmp_path, "ours")
-    worker = host(redis_url, tiny_checkpoint, authority.issue("worker"))
-    record = await worker.start()
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path, "ours")
 
+
+@pytest.fixture
+async def record(redis_url: str, tiny_checkpoint: Path, authority: Authority) -> AsyncIterator[WorkerRecord]:
+    worker = host(redis_url, tiny_checkpoint, authority.issue("worker"))
+    yield await worker.start()
+    await worker.stop()
+
+
+async def test_only_certificates_of_ours_are_answered(record: WorkerRecord, authority: Authority) -> None:
     async def encode(opened: OpenChannel) -> int:
         async with opened(record.address) as channel:
             stub: Any = TokenizationStub(channel)
@@ -47,12 +57,11 @@ async def test_only_certificates_of_ours_are_answered(redis_url: str, tiny_check
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await encode(opened)
         assert caught.value.code() is status
-    await worker.stop()
 
 
 async def test_certificates_that_cannot_be_used_are_named_before_the_model_is_looked_for(
-    redis_url: str, tmp_path: Path
+    redis_url: str, authority: Authority, tmp_path: Path
 ) -> None:
-    files = Authority(tmp_path, "ours").issue("worker")._replace(key=tmp_path / "none.key")
+    files = authority.issue("worker")._replace(key=tmp_path / "none.key")
     with pytest.raises(ConfigurationError, match=r"none\.key cannot be read"):
         await host(redis_url, tmp_path / "no-model", files).start()

@@ -127,19 +127,21 @@ async def test_the_admin_api_has_the_public_ports_certificate_and_asks_for_one_w
     for mutual in (False, True):
         process = GatewayProcess(replace(settings, tls_client_ca=own[0] if mutual else None), off())
         addresses = await process.start()
-        url = f"https://localhost:{addresses.admin.rpartition(':')[2]}"
-        assert addresses.admin.startswith("https://")
-        assert await tenants(url, chain, admin_key, own) == 200
-        assert await tenants(url, chain, "another_sixteen_", own) == 401
-        if mutual:
-            with pytest.raises(httpx.HTTPError):
-                await tenants(url, chain, admin_key)
-        else:
-            assert await tenants(url, chain, admin_key) == 200
-        with pytest.raises(httpx.HTTPError):  # not in clear
-            async with httpx.AsyncClient() as client:
-                await client.get(url.replace("https", "http"))
-        await process.stop()
+        try:
+            url = f"https://localhost:{addresses.admin.rpartition(':')[2]}"
+            assert addresses.admin.startswith("https://")
+            assert await tenants(url, chain, admin_key, own) == 200
+            assert await tenants(url, chain, "another_sixteen_", own) == 401
+            if mutual:
+                with pytest.raises(httpx.HTTPError):
+                    await tenants(url, chain, admin_key)
+            else:
+                assert await tenants(url, chain, admin_key) == 200
+            with pytest.raises(httpx.HTTPError):  # not in clear
+                async with httpx.AsyncClient() as client:
+                    await client.get(url.replace("https", "http"))
+        finally:
+            await process.stop()
 
 
 def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:

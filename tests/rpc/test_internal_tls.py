@@ -106,10 +106,12 @@ async def test_a_certificate_that_the_ca_gave_to_something_else_is_refused_of_a_
     await Health(server, []).set_serving(True)
     port = bind_server(server, "127.0.0.1", 0, grpc.ssl_server_credentials([(pem.key, pem.certificate)]))
     await server.start()
-    caller = InternalTls(authority.issue("caller"))
-    assert await refusal(caller.open_channel(f"127.0.0.1:{port}")) is grpc.StatusCode.UNAVAILABLE
-    assert await ask(trusting(authority.ca, None, dns)(f"127.0.0.1:{port}")) == SERVING
-    await server.stop(None)
+    try:
+        caller = InternalTls(authority.issue("caller"))
+        assert await refusal(caller.open_channel(f"127.0.0.1:{port}")) is grpc.StatusCode.UNAVAILABLE
+        assert await ask(trusting(authority.ca, None, dns)(f"127.0.0.1:{port}")) == SERVING
+    finally:
+        await server.stop(None)
 
 
 async def test_a_server_of_another_ca_is_not_told_anything(authority: Authority, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ class GatewayProcess:
 async def _refresh(tls: Certificates) -> None:
     while True:
         await asyncio.sleep(CHECK_S)
-        await asyncio.to_thread(tls.refresh)
+        tls.refresh()
 
 
 def run_gateway(settings: GatewaySettings) -> None:

@@ -17,7 +17,8 @@ import grpc
 import grpc.aio
 
 from gemline.errors import ConfigurationError, Forbidden
-from gemline.rpc.options import OpenChannel, channel_options, open_channel, server_configuration
+from gemline.rpc.options import OpenChannel, channel_options, open_channel
+from gemline.rpc.server_certificates import ServerCertificates
 from gemline.rpc.tls_files import Pem, TlsFiles
 
 NAME = "gemline-internal"
@@ -48,11 +49,7 @@ class InternalTls:
 
     def server_credentials(self) -> grpc.ServerCredentials:
         """Each handshake takes the certificate of then. The caller's name is for `check_caller` to look at."""
-        return grpc.dynamic_ssl_server_credentials(
-            server_configuration(self._pem),
-            lambda: server_configuration(self._current()),
-            require_client_authentication=True,
-        )
+        return ServerCertificates(self._current).credentials()
 
     def _current(self) -> Pem:
         """What the files hold; what cannot be used is logged, and what was read before still holds."""

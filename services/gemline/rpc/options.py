@@ -1,11 +1,8 @@
-"""How our gRPC channels and servers are set up: sizes, keepalive, ports, certificates. Knows no service."""
+"""How our gRPC channels and servers are set up: sizes, keepalive, ports. Knows no service."""
 
 from collections.abc import Callable
 
-import grpc
 import grpc.aio
-
-from gemline.rpc.tls_files import Pem
 
 Options = tuple[tuple[str, int], ...]
 OpenChannel = Callable[[str], grpc.aio.Channel]  # to the worker at an address; the caller closes it
@@ -51,11 +48,6 @@ def server_options(max_message_bytes: int = INTERNAL_MESSAGE_BYTES) -> Options:
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.so_reuseport", 0),  # an int: as a string, or left out, two servers bind one port and neither is told
     )
-
-
-def server_configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
-    """What a server shows, and whose certificates it takes of its callers."""
-    return grpc.ssl_server_certificate_configuration([(pem.key, pem.certificate)], pem.ca)
 
 
 def open_channel(address: str, max_message_bytes: int = INTERNAL_MESSAGE_BYTES) -> grpc.aio.Channel:
