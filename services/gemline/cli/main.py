@@ -39,6 +39,7 @@ def app() -> "typer.Typer":
         gateway,
         generate,
         keys,
+        plan,
         prefix,
         project,
         session,
@@ -69,7 +70,7 @@ def app() -> "typer.Typer":
     commands.callback()(options)
     for command in (
         *(up.up, chat.chat, generate.generate, bench.bench, doctor.doctor),
-        *(worker.worker, gateway.gateway, distill.distill, usage.usage, audit.audit),
+        *(worker.worker, gateway.gateway, distill.distill, plan.plan, usage.usage, audit.audit),
     ):
         commands.command()(command)
     commands.add_typer(tenant.app(), name="tenant")

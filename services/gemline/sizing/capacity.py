@@ -1,0 +1,45 @@
+"""How many tokens a GPU has room for behind its weights."""
+
+from contextlib import suppress
+from typing import NamedTuple, get_args
+
+from gemline.errors import ConfigurationError
+from gemline.sizing.forms import WeightForm
+from gemline.sizing.gpus import GPUS, Gpu
+from gemline.sizing.shard import Shard
+
+RESERVED_BYTES = int(3.5 * 2**30)  # the driver's context, workspaces, graphs, logits
+_DEGREES = (1, 2, 4, 8, 16)
+
+
+class Capacity(NamedTuple):
+    """Of one rank's GPU."""
+
+    weight_bytes: int
+    free_bytes: int  # for keys and values; below 0: so much is missing
+
+    def num_sequences(self, shard: Shard, context: int) -> int:
+        """Of that length each, windows cut."""
+        return max(0, self.free_bytes) // shard.sequence_bytes(context)
+
+    def num_tokens(self, shard: Shard) -> int:
+        """Of sequences no longer than a window, which keep everything."""
+        return max(0, self.free_bytes) // shard.sequence_bytes(1)
+
+
+def capacity(shard: Shard, gpu: Gpu) -> Capacity:
+    """What is left beside the weights."""
+    return Capacity(shard.weight_bytes, gpu.memory_bytes - RESERVED_BYTES - shard.weight_bytes)
+
+
+def what_fits(shard: Shard, gpu: Gpu, context: int) -> list[tuple[Shard, Gpu]]:
+    """For each form of weights the fewest ranks on that GPU that hold one context; then other GPUs as it is."""
+    found: list[tuple[Shard, Gpu]] = []
+    for form in get_args(WeightForm):
+        for num_ranks in _DEGREES:
+            with suppress(ConfigurationError):  # it cannot be divided so
+                other = Shard(shard.config, form, shard.cache, num_ranks)
+                if capacity(other, gpu).num_sequences(other, context):
+                    found.append((other, gpu))
+                    break
+    return found + [(shard, other) for other in GPUS.values() if capacity(shard, other).num_sequences(shard, context)]
