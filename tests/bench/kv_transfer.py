@@ -6,7 +6,7 @@
 `transports`: two processes on this machine, one with the sender and one with the receiver as the workers have them,
 over caches of Gemma 2 2B's shape; a prompt whose keys and values are all computed already, so nothing waits for an
 engine. Counted is from the call to the end of the last import: copies out of one cache and into the other, checksums
-and all.
+and all. `grpc+tls` is gRPC with TLS between the processes.
 
 `exposed`: two real workers, each with half of the cores. The share is the time from the computation of the prompt's
 last chunk until everything is imported, of the prefill's.
@@ -34,6 +34,7 @@ import grpc.aio
 import torch
 from bench.checkpoint import SHAPES, cached
 from prometheus_client.parser import text_string_to_metric_families
+from support.certificates import Authority
 from support.hand_gateway import HandGateway, attached
 from support.still_engine import StillEngine
 
@@ -50,7 +51,9 @@ from gemline.internal.v1.prefill_pb2 import FrameHeader, PrefillRequest
 from gemline.prefill.progress import Progress
 from gemline.prefill.sender import KvSender
 from gemline.prefill.worker import PrefillOptions, PrefillWorker
-from gemline.rpc.options import open_channel, server_options
+from gemline.rpc.internal_tls import InternalTls
+from gemline.rpc.options import OpenChannel, open_channel, server_options
+from gemline.rpc.tls_files import TlsFiles
 from gemline.serve.openmp import limit_spinning
 from gemline.telemetry import setup
 from gemline.transfer.fetch import Fetch
@@ -77,7 +80,7 @@ def cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-async def send(num_tokens: int, pipe: Pipe) -> None:
+async def send(num_tokens: int, pipe: Pipe, files: TlsFiles) -> None:
     """The prefill worker's side: serves calls until the pipe says something."""
     engine = still_engine(num_tokens)
     seq_id = engine.prefilled(num_tokens)
@@ -106,24 +109,27 @@ async def send(num_tokens: int, pipe: Pipe) -> None:
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("gemline.internal.v1.Prefill", {"Prefill": method}),)
     )
-    port = server.add_insecure_port("127.0.0.1:0")
+    ports = (
+        server.add_insecure_port("127.0.0.1:0"),
+        server.add_secure_port("127.0.0.1:0", InternalTls(files).server_credentials()),
+    )
     await server.start()
-    pipe.send(port)
+    pipe.send(ports)
     while await asyncio.to_thread(pipe.recv):
         pipe.send(cpu_s())
     await server.stop(None)
 
 
-def run_sender(num_tokens: int, pipe: Pipe) -> None:
-    asyncio.run(send(num_tokens, pipe))
+def run_sender(num_tokens: int, pipe: Pipe, files: TlsFiles) -> None:
+    asyncio.run(send(num_tokens, pipe, files))
 
 
 @contextmanager
-def sender_process(num_tokens: int) -> Iterator[tuple[int, Pipe]]:
-    """The port, and a pipe that tells the process's CPU seconds to whoever asks."""
+def sender_process(num_tokens: int, files: TlsFiles) -> Iterator[tuple[tuple[int, int], Pipe]]:
+    """The ports without and with TLS, and a pipe that tells the process's CPU seconds to whoever asks."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=run_sender, args=(num_tokens, there), daemon=True)
+    process = context.Process(target=run_sender, args=(num_tokens, there, files), daemon=True)
     process.start()
     try:
         yield here.recv(), here
@@ -148,19 +154,18 @@ class Figures:
 class Receiver:
     """The decode worker's side."""
 
-    def __init__(self, num_tokens: int, port: int, pipe: Pipe) -> None:
+    def __init__(self, num_tokens: int, pipe: Pipe) -> None:
         self._engine = still_engine(num_tokens)
         self._num_tokens = num_tokens
-        self._port = port
         self._pipe = pipe
 
-    async def fetch(self, transport: Transport, wire_dtype: str) -> Figures:
+    async def fetch(self, transport: Transport, wire_dtype: str, port: int, opened: OpenChannel) -> Figures:
         engine, form = self._engine, self._engine.form(wire_dtype)
         seq_id = engine.reserved(self._num_tokens)
         reader = FrameReader(engine.needed(self._num_tokens), form.token_bytes)
         offer = Offer(frozenset({transport} - {Transport.GRPC}), "127.0.0.1", engine.movers)
         request = PrefillRequest(offer=offer.message, wire_dtype=wire_dtype)
-        async with open_channel(f"127.0.0.1:{self._port}") as channel:
+        async with opened(f"127.0.0.1:{port}") as channel:
             await channel.channel_ready()
             method: Any = channel.unary_stream(METHOD, PrefillRequest.SerializeToString, None)
             start_cpu_s, start_s = self._cpu_s(), time.perf_counter()
@@ -178,23 +183,27 @@ class Receiver:
 
 
 async def transports(options: argparse.Namespace) -> None:
-    ways = (Transport.SHM, Transport.SOCKET, Transport.GRPC)
-    found: dict[tuple[Transport, str], list[Figures]] = {}
-    with sender_process(options.tokens) as (port, pipe):
-        receiver = Receiver(options.tokens, port, pipe)
+    found: dict[tuple[str, str], list[Figures]] = {}
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        sender_process(options.tokens, files := Authority(Path(directory), "bench").issue("all")) as (ports, pipe),
+    ):
+        receiver, encrypted = Receiver(options.tokens, pipe), InternalTls(files).open_channel
+        in_clear = {transport.value: transport for transport in (Transport.SHM, Transport.SOCKET, Transport.GRPC)}
         for _ in range(options.rounds + 1):  # the first is not counted: pages and pools are new
             for dtype in options.dtypes:
-                for way in ways:
-                    found.setdefault((way, dtype), []).append(await receiver.fetch(way, dtype))
-    print(f"{'':8}{'wire':>12}{'MiB':>7}{'GiB/s':>8}{'least':>7}{'most':>7}{'CPU s/GiB':>11}")
+                for name, transport in in_clear.items():
+                    figures = await receiver.fetch(transport, dtype, ports[0], open_channel)
+                    found.setdefault((name, dtype), []).append(figures)
+                figures = await receiver.fetch(Transport.GRPC, dtype, ports[1], encrypted)
+                found.setdefault(("grpc+tls", dtype), []).append(figures)
+    print(f"{'':9}{'wire':>12}{'MiB':>7}{'GiB/s':>8}{'least':>7}{'most':>7}{'CPU s/GiB':>11}")
     for (way, dtype), all_figures in found.items():
-        figures = all_figures[1:]
-        rates = sorted(one.rate for one in figures)
-        cpu = statistics.median(one.cpu_s / one.gib for one in figures)
-        mib = figures[0].gib * 1024
-        print(
-            f"{way.value:8}{dtype:>12}{mib:7.0f}{statistics.median(rates):8.2f}{rates[0]:7.2f}{rates[-1]:7.2f}{cpu:11.2f}"
-        )
+        counted = all_figures[1:]
+        rates = sorted(one.rate for one in counted)
+        cpu = statistics.median(one.cpu_s / one.gib for one in counted)
+        mib = counted[0].gib * 1024
+        print(f"{way:9}{dtype:>12}{mib:7.0f}{statistics.median(rates):8.2f}{rates[0]:7.2f}{rates[-1]:7.2f}{cpu:11.2f}")
 
 
 @dataclass(frozen=True)
