@@ -65,7 +65,7 @@ ERRORS = [
 METHODS = ["chat", "chat_stream", "close", "count_tokens", "generate", "generate_stream", "models"]
 SESSION = ["chat", "delete", "fork", "id", "refresh", "stream"]
 SESSIONS = ["create", "get", "list"]
-STREAM = ["cancel", "finish_reason", "logprobs", "request_id", "text", "tool_calls", "usage"]
+STREAM = ["band", "cancel", "finish_reason", "logprobs", "request_id", "text", "tool_calls", "usage"]
 
 
 def public(thing: object) -> list[str]:

@@ -48,6 +48,11 @@ class Answer:
         """Tokens of this request; None until the last piece."""
         return self._last.usage if self._last else None
 
+    @property
+    def band(self) -> str | None:
+        """In which it was served: "priority", "default" or "batch"; None until the last piece."""
+        return self._last.band if self._last else None
+
     def _add(self, response: StreamResponse) -> Piece:
         self._request_id = response.request_id or self._request_id
         self._last = piece = responses.piece(response)
@@ -76,5 +81,11 @@ def completion(answer: Answer) -> Completion:
     if answer.finish_reason is None or answer.usage is None:
         raise InternalError(f"the answer to request {answer.request_id} has not ended")
     return Completion(
-        answer.request_id or "", answer.text, answer.finish_reason, answer.usage, answer.logprobs, answer.tool_calls
+        answer.request_id or "",
+        answer.text,
+        answer.finish_reason,
+        answer.usage,
+        answer.logprobs,
+        answer.tool_calls,
+        answer.band,
     )

@@ -20,17 +20,20 @@ Chat = TypeVar("Chat", pb.ChatRequest, pb.ChatStreamRequest)
 Kept = TypeVar("Kept", sessions_pb2.CreateSessionRequest, sessions_pb2.ForkSessionRequest)
 
 _ROLES = {"user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT, "system": pb.ROLE_SYSTEM, "tool": pb.ROLE_TOOL}
-_OF_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
+_BANDS = {"priority": pb.BAND_PRIORITY, "default": pb.BAND_DEFAULT, "batch": pb.BAND_BATCH}
+_NOT_OPTIONS = ("tools", "tool_choice", "parallel_tool_calls", "band")  # they have messages or fields of their own
 
 
 def generate(kind: type[Generate], model: str | None, prompt: str, sampling: Sampling) -> Generate:
     """A request to continue `prompt`; raises InvalidRequest, naming the field."""
-    return kind(model=model or "", prompt=_text("prompt", prompt), sampling=sampling_options(sampling))
+    options, band = sampling_options(sampling), _band(sampling)
+    return kind(model=model or "", prompt=_text("prompt", prompt), sampling=options, band=band)
 
 
 def chat(kind: type[Chat], model: str | None, messages: Messages, sampling: Sampling) -> Chat:
     """A request for the next turn; raises InvalidRequest, naming the field."""
-    return kind(model=model or "", messages=conversation(messages), sampling=sampling_options(sampling))
+    options, band = sampling_options(sampling), _band(sampling)
+    return kind(model=model or "", messages=conversation(messages), sampling=options, band=band)
 
 
 def count_tokens(model: str | None, prompt: str | Messages) -> pb.CountTokensRequest:
@@ -43,8 +46,9 @@ def count_tokens(model: str | None, prompt: str | Messages) -> pb.CountTokensReq
 def turn(session_id: str, message: str | Messages, sampling: Sampling) -> sessions_pb2.ChatSessionRequest:
     """A request for a session's next turn: one message of the user's (a str), or several."""
     messages = [Message("user", message)] if isinstance(message, str) else message
+    options, band = sampling_options(sampling), _band(sampling)
     return sessions_pb2.ChatSessionRequest(
-        session_id=session_id, messages=conversation(messages), sampling=sampling_options(sampling)
+        session_id=session_id, messages=conversation(messages), sampling=options, band=band
     )
 
 
@@ -78,7 +82,7 @@ def sampling_options(sampling: Sampling) -> pb.SamplingOptions:
         parallel = sampling.get("parallel_tool_calls")
         options.tools.CopyFrom(tool_options(sampling.get("tools") or (), sampling.get("tool_choice"), parallel))
     for name, value in given.items():
-        if name in _OF_TOOLS:
+        if name in _NOT_OPTIONS:
             continue
         if name not in pb.SamplingOptions.DESCRIPTOR.fields_by_name:
             raise TypeError(f"unexpected keyword argument {name!r}: no such sampling option")
@@ -135,6 +139,15 @@ def _text(field: str, value: str, *, param: str | None = None) -> str:
     except UnicodeEncodeError as error:
         raise InvalidRequest(f"{field} is not valid Unicode: {error}", param=param or field) from None
     return value
+
+
+def _band(sampling: Sampling) -> pb.Band.ValueType:
+    asked = sampling.get("band")
+    if asked is None:
+        return pb.BAND_UNSPECIFIED
+    if asked not in _BANDS:
+        raise InvalidRequest(f"band must be one of {', '.join(_BANDS)}, not {asked!r}", param="band")
+    return _BANDS[asked]
 
 
 def _one_option(name: str, value: object) -> pb.SamplingOptions:

@@ -27,6 +27,8 @@ _FINISH_REASONS = {
     pb.FINISH_REASON_TOOL_CALLS: "tool_calls",
 }
 
+_BANDS = {pb.BAND_PRIORITY: "priority", pb.BAND_DEFAULT: "default", pb.BAND_BATCH: "batch"}
+
 
 def completion(response: pb.GenerateResponse | pb.ChatResponse) -> Completion:
     """A whole answer."""
@@ -38,6 +40,7 @@ def completion(response: pb.GenerateResponse | pb.ChatResponse) -> Completion:
         usage=_usage(response.usage),
         logprobs=_logprobs(response.logprobs),
         tool_calls=tuple(ToolCall(call.id, call.name, call.arguments) for call in calls),
+        band=_BANDS.get(response.band),
     )
 
 
@@ -50,6 +53,7 @@ def piece(response: StreamResponse) -> Piece:
         finish_reason=finish_reason(response.finish_reason),
         usage=_usage(response.usage) if response.HasField("usage") else None,
         tool_calls=tuple(ToolCallDelta(delta.index, delta.id, delta.name, delta.arguments) for delta in deltas),
+        band=_BANDS.get(response.band),
     )
 
 

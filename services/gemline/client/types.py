@@ -60,6 +60,7 @@ class Sampling(TypedDict, total=False):
     tools: Sequence[Mapping[str, Any]] | None  # as OpenAI's; for chats
     tool_choice: str | Mapping[str, Any] | None
     parallel_tool_calls: bool | None
+    band: str | None  # how urgent: "priority", "default" or "batch"; by itself as the tenant is
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ class Piece:
     finish_reason: str | None = None
     usage: Usage | None = None
     tool_calls: tuple[ToolCallDelta, ...] = ()
+    band: str | None = None  # in which it was served; of the last piece alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ class Completion:
     usage: Usage
     logprobs: tuple[PositionLogprobs, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
+    band: str | None = None  # in which it was served
 
     @property
     def message(self) -> Message:

@@ -1,5 +1,7 @@
 """The public gRPC service gemline.v1.Inference: each method converts, calls, converts. Decides nothing."""
 
+from __future__ import annotations  # an enum's ValueType is in the stubs alone
+
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
@@ -13,6 +15,8 @@ from gemline.gateway.requests import CallDelta, Piece, PositionLogprobs, Prompt
 from gemline.gateway.tools import ToolUse
 from gemline.v1 import inference_pb2 as pb
 from gemline.v1.inference_pb2_grpc import InferenceServicer
+
+_Asking = pb.GenerateRequest | pb.GenerateStreamRequest | pb.ChatRequest | pb.ChatStreamRequest
 
 
 class _Whole(NamedTuple):
@@ -39,13 +43,14 @@ class PublicServicer(InferenceServicer):
         with named(call.request_id):
             prompt = convert.text_prompt(request.prompt)
             _refuse_tools(request.sampling)
-            whole = await self._whole(call, request.model, prompt, request.sampling)
+            whole = await self._whole(call, request, prompt)
             return pb.GenerateResponse(
                 request_id=call.request_id,
                 text=whole.text,
                 finish_reason=convert.finish_reason(whole.last),
                 usage=convert.usage(whole.last.usage),
                 logprobs=convert.logprobs(whole.logprobs),
+                band=_served(call, request, whole.last),
             )
 
     async def GenerateStream(
@@ -56,7 +61,7 @@ class PublicServicer(InferenceServicer):
         with named(call.request_id):
             prompt = convert.text_prompt(request.prompt)
             _refuse_tools(request.sampling)
-            async with await self._answer(call, request.model, prompt, request.sampling) as answer:
+            async with await self._answer(call, request, prompt) as answer:
                 async for piece in answer:
                     yield pb.GenerateStreamResponse(
                         request_id=call.request_id,
@@ -64,6 +69,7 @@ class PublicServicer(InferenceServicer):
                         finish_reason=convert.finish_reason(piece),
                         usage=convert.usage(piece.usage),
                         logprobs=convert.logprobs(piece.logprobs),
+                        band=_served(call, request, piece),
                     )
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
@@ -72,7 +78,7 @@ class PublicServicer(InferenceServicer):
         with named(call.request_id):
             use = tool_use(request.sampling.tools)
             prompt = convert.chat_prompt(request.messages, use)
-            whole = await self._whole(call, request.model, prompt, request.sampling, use)
+            whole = await self._whole(call, request, prompt, use)
             return pb.ChatResponse(
                 request_id=call.request_id,
                 message=pb.Message(
@@ -81,6 +87,7 @@ class PublicServicer(InferenceServicer):
                 finish_reason=convert.finish_reason(whole.last),
                 usage=convert.usage(whole.last.usage),
                 logprobs=convert.logprobs(whole.logprobs),
+                band=_served(call, request, whole.last),
             )
 
     async def ChatStream(self, request: pb.ChatStreamRequest, context: Context) -> AsyncIterator[pb.ChatStreamResponse]:
@@ -89,7 +96,7 @@ class PublicServicer(InferenceServicer):
         with named(call.request_id):
             use = tool_use(request.sampling.tools)
             prompt = convert.chat_prompt(request.messages, use)
-            async with await self._answer(call, request.model, prompt, request.sampling, use) as answer:
+            async with await self._answer(call, request, prompt, use) as answer:
                 async for piece in answer:
                     yield pb.ChatStreamResponse(
                         request_id=call.request_id,
@@ -97,6 +104,7 @@ class PublicServicer(InferenceServicer):
                         finish_reason=convert.finish_reason(piece),
                         usage=convert.usage(piece.usage),
                         logprobs=convert.logprobs(piece.logprobs),
+                        band=_served(call, request, piece),
                         tool_calls=convert.calls(piece.calls),
                     )
 
@@ -114,28 +122,28 @@ class PublicServicer(InferenceServicer):
         with named(call.request_id):
             return pb.ListModelsResponse(models=map(convert.model, self._gateway.models(call.tenant)))
 
-    async def _answer(
-        self, call: Call, model: str, prompt: Prompt, sampling: pb.SamplingOptions, use: ToolUse | None = None
-    ) -> Answer:
-        options = convert.sampling_options(sampling, use)
-        request = call.asks(model, prompt, options, reads_calls=use is not None)
+    async def _answer(self, call: Call, request: _Asking, prompt: Prompt, use: ToolUse | None = None) -> Answer:
+        options, band = convert.sampling_options(request.sampling, use), convert.asked_band(request.band)
+        asked = call.asks(request.model, prompt, options, band=band, reads_calls=use is not None)
         try:
-            return await self._gateway.generate(call.tenant, request, traceparent=call.traceparent)
+            return await self._gateway.generate(call.tenant, asked, traceparent=call.traceparent)
         finally:
             call.tell_standing()
 
-    async def _whole(
-        self, call: Call, model: str, prompt: Prompt, sampling: pb.SamplingOptions, use: ToolUse | None = None
-    ) -> _Whole:
+    async def _whole(self, call: Call, request: _Asking, prompt: Prompt, use: ToolUse | None = None) -> _Whole:
         texts: list[str] = []
         logprobs: list[PositionLogprobs] = []
         calls: list[CallDelta] = []
-        async with await self._answer(call, model, prompt, sampling, use) as answer:
+        async with await self._answer(call, request, prompt, use) as answer:
             async for piece in answer:
                 texts.append(piece.text)
                 logprobs.extend(piece.logprobs)
                 calls.extend(piece.calls)
         return _Whole("".join(texts), logprobs, calls, piece)
+
+
+def _served(call: Call, request: _Asking, piece: Piece) -> pb.Band.ValueType:
+    return convert.served_band(piece, call.tenant.band(convert.asked_band(request.band)))
 
 
 def _refuse_tools(sampling: pb.SamplingOptions) -> None:

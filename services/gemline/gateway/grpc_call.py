@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import grpc.aio
 
+from gemline.cluster.access import Band
 from gemline.errors import GemlineError, InternalError
 from gemline.gateway.core import Gateway
 from gemline.gateway.grpc_auth import REQUEST_ID_KEY, bearer, metadata_value, name_call
@@ -32,13 +33,16 @@ class Call(NamedTuple):
         """What is left of the caller's patience; None: there is no end to it."""
         return self.context.time_remaining()
 
-    def asks(self, model: str, prompt: Prompt, sampling: SamplingOptions, *, reads_calls: bool) -> GenerationRequest:
+    def asks(
+        self, model: str, prompt: Prompt, sampling: SamplingOptions, *, band: Band | None, reads_calls: bool
+    ) -> GenerationRequest:
         """What it asks to be generated."""
         return GenerationRequest(
             self.request_id,
             model,
             prompt,
             sampling,
+            band=band,
             timeout_s=self.timeout_s,
             reads_calls=reads_calls,
             arrived_s=self.arrived_s,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from gemline.cluster.access import Band
 from gemline.cluster.records import ModelCard
 from gemline.errors import InvalidRequest
 from gemline.gateway.grpc_formats import constraint
@@ -30,6 +31,11 @@ _FINISH_REASONS = {
     "stop": pb.FINISH_REASON_STOP,
     "length": pb.FINISH_REASON_LENGTH,
     "tool_calls": pb.FINISH_REASON_TOOL_CALLS,
+}
+_BANDS: dict[Band, pb.Band.ValueType] = {
+    "priority": pb.BAND_PRIORITY,
+    "default": pb.BAND_DEFAULT,
+    "batch": pb.BAND_BATCH,
 }
 _OPTIONAL = (
     *("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "logprobs"),
@@ -87,6 +93,18 @@ def finish_reason(piece: Piece) -> pb.FinishReason.ValueType:
     if piece.finish_reason is None:
         return pb.FINISH_REASON_UNSPECIFIED
     return _FINISH_REASONS[piece.finish_reason]
+
+
+def asked_band(message: pb.Band.ValueType) -> Band | None:
+    """None where it is left to the tenant; raises InvalidRequest for one that is not known here."""
+    if message not in (pb.BAND_UNSPECIFIED, *_BANDS.values()):
+        raise InvalidRequest(f"band must be one of {', '.join(_BANDS)}, not {message}", param="band")
+    return next((band for band, value in _BANDS.items() if value == message), None)
+
+
+def served_band(piece: Piece, band: Band) -> pb.Band.ValueType:
+    """UNSPECIFIED on all pieces but the last."""
+    return pb.BAND_UNSPECIFIED if piece.finish_reason is None else _BANDS[band]
 
 
 def usage(counted: Usage | None) -> pb.Usage | None:

@@ -65,7 +65,8 @@ class PublicSessions(SessionsServicer):
                 convert.chat_prompt(request.messages, use),
                 convert.sampling_options(request.sampling, use),
             )
-            asked = call.asks("", prompt, options, reads_calls=use is not None)
+            band = convert.asked_band(request.band)
+            asked = call.asks("", prompt, options, band=band, reads_calls=use is not None)
             try:
                 answer = await self._sessions.generate(
                     call.tenant, request.session_id, asked, traceparent=call.traceparent
@@ -80,5 +81,6 @@ class PublicSessions(SessionsServicer):
                         finish_reason=convert.finish_reason(piece),
                         usage=convert.usage(piece.usage),
                         logprobs=convert.logprobs(piece.logprobs),
+                        band=convert.served_band(piece, call.tenant.band(band)),
                         tool_calls=convert.calls(piece.calls),
                     )

@@ -34,11 +34,18 @@ class Tenant:
         """All that limits it."""
         return () if self.access is None else self.access.scopes
 
+    def band(self, asked: Band | None) -> Band:
+        """In which a request of it is served: it may be less urgent than the tenant is allowed to be, and not more."""
+        own = self._record.band
+        return BANDS[max(BANDS.index(own), BANDS.index(asked or own))]
+
     def asking(self, model_id: str, num_tokens: int, band: Band | None, timeout_s: float | None) -> Asking:
-        """A request of it for its turn; it may be less urgent than the tenant is allowed to be, and not more."""
-        record = self.access.tenant if self.access is not None else TenantRecord(self.tenant_id)
-        allowed = max(BANDS.index(record.band), BANDS.index(band or record.band))
-        return Asking(self.tenant_id, model_id, num_tokens, record.weight, BANDS[allowed], timeout_s)
+        """A request of it for its turn."""
+        return Asking(self.tenant_id, model_id, num_tokens, self._record.weight, self.band(band), timeout_s)
+
+    @property
+    def _record(self) -> TenantRecord:
+        return self.access.tenant if self.access is not None else TenantRecord(self.tenant_id)
 
     def allows(self, model_id: str) -> bool:
         """Whether it may use the model."""

@@ -108,6 +108,34 @@ TOOL_CHOICE_NONE: ToolChoice.ValueType  # 3
 """TOOL_CHOICE_NONE: none may be called."""
 Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
 
+class _Band:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BandEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Band.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BAND_UNSPECIFIED: _Band.ValueType  # 0
+    """BAND_UNSPECIFIED leaves it to the tenant."""
+    BAND_PRIORITY: _Band.ValueType  # 1
+    """BAND_PRIORITY goes before the others; only a tenant that may be so urgent is."""
+    BAND_DEFAULT: _Band.ValueType  # 2
+    """BAND_DEFAULT is in between."""
+    BAND_BATCH: _Band.ValueType  # 3
+    """BAND_BATCH lets the others go first."""
+
+class Band(_Band, metaclass=_BandEnumTypeWrapper):
+    """Band is how urgent a request is beside others that wait."""
+
+BAND_UNSPECIFIED: Band.ValueType  # 0
+"""BAND_UNSPECIFIED leaves it to the tenant."""
+BAND_PRIORITY: Band.ValueType  # 1
+"""BAND_PRIORITY goes before the others; only a tenant that may be so urgent is."""
+BAND_DEFAULT: Band.ValueType  # 2
+"""BAND_DEFAULT is in between."""
+BAND_BATCH: Band.ValueType  # 3
+"""BAND_BATCH lets the others go first."""
+Global___Band: _TypeAlias = Band  # noqa: Y015
+
 @_typing.final
 class Message(_message.Message):
     """Message is one turn of a conversation."""
@@ -572,10 +600,13 @@ class GenerateRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    BAND_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """model is a name that ListModels gives."""
     prompt: _builtins.str
     """prompt is raw text, UTF-8, Gemma's control tokens recognised; <bos> is put before it unless it is there."""
+    band: Global___Band.ValueType
+    """band that is asked for; a request may be less urgent than its tenant, and not more."""
     @_builtins.property
     def sampling(self) -> Global___SamplingOptions:
         """sampling shapes the answer."""
@@ -586,10 +617,11 @@ class GenerateRequest(_message.Message):
         model: _builtins.str = ...,
         prompt: _builtins.str = ...,
         sampling: Global___SamplingOptions | None = ...,
+        band: Global___Band.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["band", b"band", "model", b"model", "prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -606,12 +638,15 @@ class GenerateResponse(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    BAND_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """request_id is the gateway's name for this request."""
     text: _builtins.str
     """text continues the prompt."""
     finish_reason: Global___FinishReason.ValueType
     """finish_reason says why it ended."""
+    band: Global___Band.ValueType
+    """band in which it was served."""
     @_builtins.property
     def usage(self) -> Global___Usage:
         """usage counts the tokens."""
@@ -628,10 +663,11 @@ class GenerateResponse(_message.Message):
         finish_reason: Global___FinishReason.ValueType = ...,
         usage: Global___Usage | None = ...,
         logprobs: _abc.Iterable[Global___PositionLogprobs] | None = ...,
+        band: Global___Band.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "request_id", b"request_id", "text", b"text", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["band", b"band", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "request_id", b"request_id", "text", b"text", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -646,10 +682,13 @@ class GenerateStreamRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    BAND_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """model is a name that ListModels gives."""
     prompt: _builtins.str
     """prompt is raw text, as in GenerateRequest."""
+    band: Global___Band.ValueType
+    """band that is asked for; a request may be less urgent than its tenant, and not more."""
     @_builtins.property
     def sampling(self) -> Global___SamplingOptions:
         """sampling shapes the answer."""
@@ -660,10 +699,11 @@ class GenerateStreamRequest(_message.Message):
         model: _builtins.str = ...,
         prompt: _builtins.str = ...,
         sampling: Global___SamplingOptions | None = ...,
+        band: Global___Band.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["band", b"band", "model", b"model", "prompt", b"prompt", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -680,12 +720,15 @@ class GenerateStreamResponse(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    BAND_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """request_id is the gateway's name for this request, the same in every piece."""
     text: _builtins.str
     """text is new since the last piece; never part of a character, possibly empty."""
     finish_reason: Global___FinishReason.ValueType
     """finish_reason is set on the last piece alone."""
+    band: Global___Band.ValueType
+    """band in which it was served, set on the last piece alone."""
     @_builtins.property
     def usage(self) -> Global___Usage:
         """usage is set on the last piece alone."""
@@ -702,10 +745,11 @@ class GenerateStreamResponse(_message.Message):
         finish_reason: Global___FinishReason.ValueType = ...,
         usage: Global___Usage | None = ...,
         logprobs: _abc.Iterable[Global___PositionLogprobs] | None = ...,
+        band: Global___Band.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "request_id", b"request_id", "text", b"text", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["band", b"band", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "request_id", b"request_id", "text", b"text", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -720,8 +764,11 @@ class ChatRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    BAND_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """model is a name that ListModels gives."""
+    band: Global___Band.ValueType
+    """band that is asked for; a request may be less urgent than its tenant, and not more."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
         """messages are the conversation so far, at least one; content never acts as a control token."""
@@ -736,10 +783,11 @@ class ChatRequest(_message.Message):
         model: _builtins.str = ...,
         messages: _abc.Iterable[Global___Message] | None = ...,
         sampling: Global___SamplingOptions | None = ...,
+        band: Global___Band.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["band", b"band", "messages", b"messages", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -756,10 +804,13 @@ class ChatResponse(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    BAND_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """request_id is the gateway's name for this request."""
     finish_reason: Global___FinishReason.ValueType
     """finish_reason says why it ended."""
+    band: Global___Band.ValueType
+    """band in which it was served."""
     @_builtins.property
     def message(self) -> Global___Message:
         """message is the model's turn."""
@@ -780,10 +831,11 @@ class ChatResponse(_message.Message):
         finish_reason: Global___FinishReason.ValueType = ...,
         usage: Global___Usage | None = ...,
         logprobs: _abc.Iterable[Global___PositionLogprobs] | None = ...,
+        band: Global___Band.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "message", b"message", "request_id", b"request_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["band", b"band", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "message", b"message", "request_id", b"request_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -798,8 +850,11 @@ class ChatStreamRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    BAND_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """model is a name that ListModels gives."""
+    band: Global___Band.ValueType
+    """band that is asked for; a request may be less urgent than its tenant, and not more."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
         """messages are the conversation so far, as in ChatRequest."""
@@ -814,10 +869,11 @@ class ChatStreamRequest(_message.Message):
         model: _builtins.str = ...,
         messages: _abc.Iterable[Global___Message] | None = ...,
         sampling: Global___SamplingOptions | None = ...,
+        band: Global___Band.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["band", b"band", "messages", b"messages", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -835,12 +891,15 @@ class ChatStreamResponse(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    BAND_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """request_id is the gateway's name for this request, the same in every piece."""
     text: _builtins.str
     """text is new since the last piece; never part of a character, possibly empty."""
     finish_reason: Global___FinishReason.ValueType
     """finish_reason is set on the last piece alone."""
+    band: Global___Band.ValueType
+    """band in which it was served, set on the last piece alone."""
     @_builtins.property
     def usage(self) -> Global___Usage:
         """usage is set on the last piece alone."""
@@ -862,10 +921,11 @@ class ChatStreamResponse(_message.Message):
         usage: Global___Usage | None = ...,
         logprobs: _abc.Iterable[Global___PositionLogprobs] | None = ...,
         tool_calls: _abc.Iterable[Global___ToolCallDelta] | None = ...,
+        band: Global___Band.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "request_id", b"request_id", "text", b"text", "tool_calls", b"tool_calls", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["band", b"band", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "request_id", b"request_id", "text", b"text", "tool_calls", b"tool_calls", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -420,8 +420,11 @@ class ChatSessionRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    BAND_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """session_id of it."""
+    band: _inference_pb2.Band.ValueType
+    """band that is asked for; a request may be less urgent than its tenant, and not more."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_inference_pb2.Message]:
         """messages that are new: one of the user's, or several, user and assistant in turn, the user first and last."""
@@ -436,10 +439,11 @@ class ChatSessionRequest(_message.Message):
         session_id: _builtins.str = ...,
         messages: _abc.Iterable[_inference_pb2.Message] | None = ...,
         sampling: _inference_pb2.SamplingOptions | None = ...,
+        band: _inference_pb2.Band.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "sampling", b"sampling", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["band", b"band", "messages", b"messages", "sampling", b"sampling", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -457,12 +461,15 @@ class ChatSessionResponse(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    BAND_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """request_id is the gateway's name for this request, the same in every piece."""
     text: _builtins.str
     """text is new since the last piece; never part of a character, possibly empty."""
     finish_reason: _inference_pb2.FinishReason.ValueType
     """finish_reason is set on the last piece alone, when the session has the turn."""
+    band: _inference_pb2.Band.ValueType
+    """band in which it was served, set on the last piece alone."""
     @_builtins.property
     def usage(self) -> _inference_pb2.Usage:
         """usage is set on the last piece alone; prompt_tokens count the whole history."""
@@ -484,10 +491,11 @@ class ChatSessionResponse(_message.Message):
         usage: _inference_pb2.Usage | None = ...,
         logprobs: _abc.Iterable[_inference_pb2.PositionLogprobs] | None = ...,
         tool_calls: _abc.Iterable[_inference_pb2.ToolCallDelta] | None = ...,
+        band: _inference_pb2.Band.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "request_id", b"request_id", "text", b"text", "tool_calls", b"tool_calls", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["band", b"band", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "request_id", b"request_id", "text", b"text", "tool_calls", b"tool_calls", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

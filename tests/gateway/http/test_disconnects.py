@@ -63,7 +63,7 @@ def test_an_answer_that_was_read_to_its_end_is_not_cancelled(client: openai.Open
 
 def an_order(core: ToyCore) -> AnswerResponse:
     request = GenerationRequest("req_1", MODEL, Prompt(text="x"), SamplingOptions(max_tokens=10))
-    order = Order("req_1", MODEL, (request,), 1, stream=True, with_usage=False, traceparent="")
+    order = Order("req_1", MODEL, (request,), 1, "default", stream=True, with_usage=False, traceparent="")
     return AnswerResponse(core, Tenant("toy"), order, COMPLETION)
 
 

@@ -12,7 +12,7 @@ from gemline.gateway.http.logprobs import MIN_LOGPROB, completion_logprobs
 from gemline.gateway.http.writers import ChunkWriter, WholeWriter
 from gemline.gateway.requests import CallDelta, Piece, PositionLogprobs, TokenLogprob, Usage
 
-HEAD = AnswerHead("id-1", 17, 'a "model"\n')
+HEAD = AnswerHead("id-1", 17, 'a "model"\n', "flex")
 
 
 def events(data: bytes) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ class Order:
     model: str
     requests: tuple[GenerationRequest, ...]
     num_prompts: int
+    service_tier: str  # in which it is served, whatever it asked for
     stream: bool
     with_usage: bool  # in the stream
     traceparent: str
@@ -58,7 +59,8 @@ class AnswerResponse(Response):
         self._order = order
         self._form = form
         self._num_choices = len(order.requests)
-        self._head = AnswerHead(form.id_prefix + order.request_id.removeprefix("req_"), int(time.time()), order.model)
+        answer_id = form.id_prefix + order.request_id.removeprefix("req_")
+        self._head = AnswerHead(answer_id, int(time.time()), order.model, order.service_tier)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Generate and send."""

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 FinishReason = Literal["stop", "length", "tool_calls"]
+ServiceTier = Literal["priority", "default", "flex"]  # in which a request was served
 
 
 class Answer(BaseModel):
@@ -134,6 +135,7 @@ class ChatAnswer(Answer):
     model: str
     choices: list[ChatChoice]
     usage: UsageAnswer
+    service_tier: ServiceTier
 
 
 class ChatDelta(Answer):
@@ -154,7 +156,8 @@ class ChatChunkChoice(Answer):
 
 
 class ChatChunk(Answer):
-    """An event of a streamed chat. `usage` is there where include_usage asked for it: null until the last."""
+    """An event of a streamed chat. `usage` is there with include_usage, null until the last;
+    `service_tier` where a choice ends."""
 
     id: str
     object: Literal["chat.completion.chunk"]
@@ -162,6 +165,7 @@ class ChatChunk(Answer):
     model: str
     choices: list[ChatChunkChoice]
     usage: UsageAnswer | None = None
+    service_tier: ServiceTier | None = None
 
 
 class CompletionChunkChoice(Answer):
@@ -174,7 +178,8 @@ class CompletionChunkChoice(Answer):
 
 
 class CompletionChunk(Answer):
-    """An event of a streamed completion. `usage` is there where include_usage asked for it: null until the last."""
+    """An event of a streamed completion. `usage` is there with include_usage, null until the last;
+    `service_tier` where a choice ends."""
 
     id: str
     object: Literal["text_completion"]
@@ -182,6 +187,7 @@ class CompletionChunk(Answer):
     model: str
     choices: list[CompletionChunkChoice]
     usage: UsageAnswer | None = None
+    service_tier: ServiceTier | None = None
 
 
 class CompletionChoice(CompletionChunkChoice):
@@ -199,6 +205,7 @@ class CompletionAnswer(Answer):
     model: str
     choices: list[CompletionChoice]
     usage: UsageAnswer
+    service_tier: ServiceTier
 
 
 class ModelAnswer(Answer):

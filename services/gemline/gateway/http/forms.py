@@ -80,6 +80,7 @@ class AnswerHead:
     answer_id: str
     created_s: int  # Unix time
     model: str
+    service_tier: str  # in which it was served
 
 
 def write_usage(usage: Usage) -> JsonObject:

@@ -15,6 +15,7 @@ from gemline.gateway.tools import Said, SaidCall, ToolUse, told_messages, tools_
 
 # How urgent each service_tier is that says so; the others leave it to the tenant.
 _BANDS: dict[str, Band] = {"priority": "priority", "flex": "batch"}
+_TIERS: dict[Band, str] = {"priority": "priority", "default": "default", "batch": "flex"}
 
 
 # OpenAI's own clients send it, in seconds: who would have left before its turn comes is told so at once.
@@ -70,6 +71,7 @@ def build_order(
     if use is not None:
         constraint = tools_constraint(use, constraint)
     request_id: str = request.state.request_id
+    band = _BANDS.get(body.service_tier or "")
     return Order(
         request_id=request_id,
         model=body.model,
@@ -82,12 +84,13 @@ def build_order(
                     _sampling(body, index, max_tokens=max_tokens, logprobs=logprobs), constraint=constraint, echo=echo
                 ),
                 reads_calls=use is not None,
-                band=_BANDS.get(body.service_tier or ""),
+                band=band,
                 timeout_s=_patience_s(request.headers.get(_PATIENCE, "")),
                 arrived_s=request.state.arrived_s,
             )
             for index in range(len(prompts) * n)
         ),
+        service_tier=_TIERS[tenant_of(request).band(band)],
         num_prompts=len(prompts),
         stream=bool(body.stream),
         with_usage=bool(body.stream_options and body.stream_options.include_usage),

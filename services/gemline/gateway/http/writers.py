@@ -27,6 +27,7 @@ class ChunkWriter:
         self._start = b"data: " + _json(fields)[:-1] + b',"choices":['
         # With include_usage every event says so: null until the last.
         self._stop = b'],"usage":null}\n\n' if with_usage else b"]}\n\n"
+        self._tier = b',"service_tier":' + _json(head.service_tier)
         self._starts = [self._start + b'{"index":%d,' % index for index in range(num_choices)]
         self._befores = [start + form.before_text for start in self._starts]
         self._after = form.after_text + b',"logprobs":null,"finish_reason":null}' + self._stop
@@ -49,7 +50,7 @@ class ChunkWriter:
 
     def usage(self, usage: Usage) -> bytes:
         """The event that comes after every choice when the client asked for usage."""
-        return self._start + b'],"usage":' + _json(write_usage(usage)) + b"}\n\n"
+        return self._start + b"]" + self._tier + b',"usage":' + _json(write_usage(usage)) + b"}\n\n"
 
     def _opened(self, index: int) -> bytes:
         self._unopened.remove(index)
@@ -60,10 +61,10 @@ class ChunkWriter:
         return self._event(index, delta, logprobs=_json(self._logprobs[index](positions)))
 
     def _event(self, index: int, delta: bytes, *, logprobs: bytes = b"null", finish_reason: str | None = None) -> bytes:
-        finish = _json(finish_reason)
-        return (
-            self._starts[index] + delta + b',"logprobs":' + logprobs + b',"finish_reason":' + finish + b"}" + self._stop
-        )
+        choice = delta + b',"logprobs":' + logprobs + b',"finish_reason":' + _json(finish_reason) + b"}"
+        # The tier is told with a choice's end.
+        stop = self._stop if finish_reason is None else b"]" + self._tier + self._stop[1:]
+        return self._starts[index] + choice + stop
 
 
 class WholeWriter:
@@ -93,6 +94,7 @@ class WholeWriter:
             "model": self._head.model,
             "choices": [self._choice(index) for index in range(len(self._texts))],
             "usage": write_usage(usage),
+            "service_tier": self._head.service_tier,
         }
 
     def _choice(self, index: int) -> JsonObject:
