@@ -1,10 +1,11 @@
 """Calls with no message, with bytes that are none, and with too many: the caller's mistakes, never faults of ours."""
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-import grpc.aio
 import pytest
 from support.grpc_attack import call
 from support.grpc_fuzz import METHODS, REFLECTION, Case, path_of, valid
@@ -18,9 +19,9 @@ UNREADABLE = b"\x0a\xff\x01"  # a field that announces more than there is
 
 
 @pytest.fixture
-async def channel(platform: InProcess) -> AsyncIterator[grpc.aio.Channel]:
+async def channel(platform: InProcess) -> AsyncIterator[grpc.Channel]:
     server = await PublicServer(platform.gateway, platform.settings).start()
-    async with grpc.aio.insecure_channel(server.address) as channel:
+    with grpc.insecure_channel(server.address) as channel:
         yield channel
     await server.stop()
 
@@ -33,14 +34,14 @@ def key(platform: InProcess) -> tuple[tuple[str, str], ...]:
 Key = tuple[tuple[str, str], ...]
 
 
-async def test_bytes_that_are_no_message_are_the_callers_mistake(channel: grpc.aio.Channel, key: Key) -> None:
+async def test_bytes_that_are_no_message_are_the_callers_mistake(channel: grpc.Channel, key: Key) -> None:
     for path in (*map(path_of, METHODS), *HEALTH, REFLECTION):
         status, details = await call(channel, Case(path, (UNREADABLE,)), key)
         assert status is grpc.StatusCode.INVALID_ARGUMENT, path
         assert "cannot be read" in details and "Error" not in details
 
 
-async def test_a_call_without_its_message_is_answered(channel: grpc.aio.Channel, key: Key) -> None:
+async def test_a_call_without_its_message_is_answered(channel: grpc.Channel, key: Key) -> None:
     for path in (*map(path_of, METHODS), *HEALTH):
         status, details = await call(channel, Case(path, ()), key)
         assert (status, details) == (
@@ -50,30 +51,31 @@ async def test_a_call_without_its_message_is_answered(channel: grpc.aio.Channel,
     assert await call(channel, Case(REFLECTION, ()), key) == (grpc.StatusCode.OK, "")
 
 
-async def test_of_several_messages_the_first_is_the_one(channel: grpc.aio.Channel, key: Key) -> None:
+async def test_of_several_messages_the_first_is_the_one(channel: grpc.Channel, key: Key) -> None:
     for method in METHODS:
         message = valid(method, MODEL).SerializeToString()
         once = await call(channel, Case(path_of(method), (message,)), key)
         assert await call(channel, Case(path_of(method), (message, UNREADABLE)), key) == once
 
 
-async def test_a_stream_ends_at_the_first_message_that_cannot_be_read(channel: grpc.aio.Channel, key: Key) -> None:
+async def test_a_stream_ends_at_the_first_message_that_cannot_be_read(channel: grpc.Channel, key: Key) -> None:
     status, _ = await call(channel, Case(REFLECTION, (b"\x3a\x00", UNREADABLE)), key)
     assert status is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_call_that_says_nothing_does_not_stay(
-    channel: grpc.aio.Channel, key: Key, monkeypatch: pytest.MonkeyPatch
+    channel: grpc.Channel, key: Key, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(malformed, "ARRIVAL_TIMEOUT_S", 0.2)
-    silent: Any = channel.stream_unary(path_of(METHODS[0]))
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await silent(metadata=key, timeout=20)
-    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert "no message for 0.2 s" in (caught.value.details() or "")
+    silent: Any = channel.stream_stream(path_of(METHODS[0]))
+    calling = silent(iter(threading.Event().wait, None), metadata=key, timeout=20)
+    with pytest.raises(grpc.RpcError):
+        await asyncio.to_thread(next, calling)
+    assert calling.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "no message for 0.2 s" in calling.details()
 
 
-async def test_without_a_key_not_even_bytes_are_looked_at(channel: grpc.aio.Channel) -> None:
+async def test_without_a_key_not_even_bytes_are_looked_at(channel: grpc.Channel) -> None:
     for path in (*map(path_of, METHODS), REFLECTION):
         status, _ = await call(channel, Case(path, (UNREADABLE,)), ())
         assert status is grpc.StatusCode.UNAUTHENTICATED, path
