@@ -105,6 +105,22 @@ async def test_a_burst_spreads_over_the_workers_before_any_of_them_reports(
     assert [worker.submits.qsize() for worker in workers] == [5, 5]
 
 
+async def test_requests_of_one_key_go_to_one_of_equal_workers(links: Links, make_worker: MakeWorker) -> None:
+    workers = [await make_worker() for _ in range(3)]
+    links.follow([worker.record(f"w{i}") for i, worker in enumerate(workers)])
+    first = await links.submit(CARD, a_submit("req_first"), spread_by="acme shop")
+    await eventually(lambda: all(worker.hellos for worker in workers))
+    await asyncio.sleep(0.05)
+    first.inbox.cancel()
+    found = set()
+    for number in range(8):  # each when the one before has ended: all workers are equal
+        await eventually(lambda: not any(link.num_in_flight for link in links._links.values()))
+        place = await links.submit(CARD, a_submit(f"req_{number}"), spread_by="acme shop")
+        found.add(place.worker_id)
+        place.inbox.cancel()
+    assert len(found) == 1
+
+
 async def test_a_canceled_request_is_canceled_at_once_and_its_late_tokens_are_dropped(
     links: Links, make_worker: MakeWorker
 ) -> None:

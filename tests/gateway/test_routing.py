@@ -33,16 +33,28 @@ def test_of_no_worker_none_is_chosen() -> None:
 
 @given(CANDIDATES, st.text())
 def test_without_a_hit_nobody_has_less_load_than_the_chosen_one(candidates: list[Candidate], request_id: str) -> None:
-    route = choose(candidates, WISH._replace(request_id=request_id), {})
+    route = choose(candidates, WISH._replace(spread_by=request_id), {})
     assert (route is None) == (not candidates)
     assert route is None or route.candidate.load == min(candidate.load for candidate in candidates)
 
 
 def test_requests_spread_over_workers_that_are_equal() -> None:
     workers = [worker(f"decode-{index}") for index in range(4)]
-    counts = Counter(chosen(workers, WISH._replace(request_id=f"req_{index}")) for index in range(400))
+    counts = Counter(chosen(workers, WISH._replace(spread_by=f"req_{index}")) for index in range(400))
     assert len(counts) == 4
     assert min(counts.values()) > 50
+
+
+def test_requests_that_are_spread_by_the_same_go_to_the_same_of_equal_workers_and_to_no_busier_one() -> None:
+    workers = [worker(f"decode-{index}") for index in range(4)]
+    wish = WISH._replace(spread_by="acme shop")
+    assert len({chosen(workers, wish) for _ in range(9)}) == 1
+    favorite = next(it for it in workers if it.life.worker_id == chosen(workers, wish))
+    favorite.load += 1
+    assert chosen(workers, wish) != favorite.life.worker_id
+    cold = next(it for it in workers if it is not favorite)
+    favorite.load -= 1
+    assert chosen(workers, wish, hits={cold: 160}) == cold.life.worker_id  # a hit is something better
 
 
 def test_a_hit_is_worth_as_many_sequences_as_it_saves_tokens() -> None:

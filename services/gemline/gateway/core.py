@@ -229,6 +229,7 @@ class Gateway:
             ),
             observation.moved,
             owner=request.owner,
+            spread_by=f"{tenant.tenant_id} {request.cache_key}" if request.cache_key else "",
             on_hit=observation.hit,
         )
         account = await self._admission.enter(tenant, request, card, dispatch, len(token_ids), sampling.max_tokens)

@@ -50,11 +50,13 @@ class Dispatch:
         on_move: Callable[[Reason], None] = lambda reason: None,
         *,
         owner: Life | None = None,
+        spread_by: str = "",
         on_hit: Callable[[int, int], None] = lambda predicted, actual: None,
     ) -> None:
         """`on_move` hears of every move to another worker.
 
-        `owner` is the worker that has the request's session. `on_hit` hears how many tokens of the prompt were expected
+        `owner` is the worker that has the request's session; requests of one `spread_by` go to one of several workers
+        that are equal. `on_hit` hears how many tokens of the prompt were expected
         in the first worker's prefix cache, and how many were there.
         """
         self._ground = ground
@@ -62,6 +64,7 @@ class Dispatch:
         self._transcript = Transcript(submit)
         self._on_move = on_move
         self._owner = owner
+        self._spread_by = spread_by
         self._on_hit = on_hit
         self._record = Record()
         self._avoid: set[str] = set()  # workers that just refused it, or lost it
@@ -80,7 +83,8 @@ class Dispatch:
     async def start(self) -> None:
         """Give the request to a worker; raises Unavailable when there is none, PoisonRequest when it may have none."""
         self._ground.quarantine.check(self._transcript.submit)
-        self._place = await self._ground.links.submit(self._card, self._transcript.submit, owner=self._owner)
+        links, submit = self._ground.links, self._transcript.submit
+        self._place = await links.submit(self._card, submit, owner=self._owner, spread_by=self._spread_by)
 
     async def take(self) -> Delivery:
         """What came since the last time; raises the request's error."""

@@ -99,29 +99,45 @@ class Links:
         return any(link.takes_requests for link in self._serving(card))
 
     async def submit(
-        self, card: ModelCard, submit: decode_pb2.Submit, avoid: Collection[str] = (), owner: Life | None = None
+        self,
+        card: ModelCard,
+        submit: decode_pb2.Submit,
+        avoid: Collection[str] = (),
+        owner: Life | None = None,
+        spread_by: str = "",
     ) -> Place:
         """Send the request to a worker of the model that is not in `avoid`, as `routing` says.
 
+        Of equal workers those requests share one that have a `spread_by` in common; by itself each has its own.
         Waits a moment for a stream that is being opened; raises Unavailable when there is none.
         """
         if not self._open_links(card, avoid):
             await self._wait_for_one(card, avoid)
-        return self.submit_now(card, submit, avoid, owner)
+        return self.submit_now(card, submit, avoid, owner, spread_by)
 
     def submit_now(
-        self, card: ModelCard, submit: decode_pb2.Submit, avoid: Collection[str] = (), owner: Life | None = None
+        self,
+        card: ModelCard,
+        submit: decode_pb2.Submit,
+        avoid: Collection[str] = (),
+        owner: Life | None = None,
+        spread_by: str = "",
     ) -> Place:
         """As `submit`, without waiting for anything."""
-        link, num_hit_tokens = self._route(card, submit, avoid, owner)
+        link, num_hit_tokens = self._route(card, submit, avoid, owner, spread_by)
         return Place(link.record.worker_id, link.submit(submit, num_hit_tokens), num_hit_tokens, link.candidate().life)
 
     def pick(self, card: ModelCard, submit: decode_pb2.Submit, avoid: Collection[str] = ()) -> DecodeLink:
         """The link that `submit_now` would take."""
-        return self._route(card, submit, avoid, None)[0]
+        return self._route(card, submit, avoid)[0]
 
     def _route(
-        self, card: ModelCard, submit: decode_pb2.Submit, avoid: Collection[str], owner: Life | None
+        self,
+        card: ModelCard,
+        submit: decode_pb2.Submit,
+        avoid: Collection[str],
+        owner: Life | None = None,
+        spread_by: str = "",
     ) -> tuple[DecodeLink, int]:
         """And how many tokens are expected to be found there."""
         num_tokens, window = len(submit.token_ids), _window(card)
@@ -139,7 +155,7 @@ class Links:
                 if candidate in links and candidate.block_size == block_size:
                     hits[candidate] = num_blocks * block_size
         owning = next((candidate for candidate in links if candidate.life == owner), None)
-        wish = Wish(submit.request_id, num_tokens, window, owning)
+        wish = Wish(spread_by or submit.request_id, num_tokens, window, owning)
         route = choose(list(links), wish, hits)
         if route is None:
             raise Unavailable(f"no decode worker can take a request for model {card.model_id} now; try again")

@@ -34,7 +34,7 @@ class Candidate:
 class Wish(NamedTuple):
     """What a request needs."""
 
-    request_id: str
+    spread_by: str  # what tells equals apart: requests of one such text go to one of them
     num_tokens: int  # of the prompt
     window: int  # positions that local layers keep
     owner: Candidate | None = None  # the worker that has its session
@@ -50,14 +50,14 @@ class Route(NamedTuple):
 def choose(candidates: Sequence[Candidate], wish: Wish, hit_tokens: Mapping[Candidate, int]) -> Route | None:
     """The session's owner, if it is there and not swamped; else the least work: tokens to compute, sequences before.
 
-    Whoever lacks the blocks is out of the question unless everybody does. Equals are told apart by the request, so
+    Whoever lacks the blocks is out of the question unless everybody does. Equals are told apart by `spread_by`, so
     that several gateways spread alike; candidates are in one order everywhere. Owner and hits are of candidates alone.
     """
     if not candidates:
         return None
     least = min([candidate.load for candidate in candidates])
     idlest = [candidate for candidate in candidates if candidate.load == least]
-    start = crc32(wish.request_id.encode()) % len(idlest)
+    start = crc32(wish.spread_by.encode("utf-8", "replace")) % len(idlest)
     idle = next((c for c in (*idlest[start:], *idlest[:start]) if has_room(c, wish.num_tokens, wish.window)), None)
     if idle is None:
         with_room = [candidate for candidate in candidates if has_room(candidate, wish.num_tokens, wish.window)]

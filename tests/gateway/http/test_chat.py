@@ -179,6 +179,12 @@ def test_harmless_fields_are_passed_over(http: httpx.Client) -> None:
     assert answer.status_code == 200
 
 
+def test_a_prompt_cache_key_goes_to_the_core(http: httpx.Client, core: ToyCore) -> None:
+    for fields, key in (({}, ""), ({"prompt_cache_key": None}, ""), ({"prompt_cache_key": "shop"}, "shop")):
+        http.post("/v1/chat/completions", json={"model": MODEL, "messages": HELLO, "max_tokens": 1, **fields})
+        assert core.answers[-1].request.cache_key == key
+
+
 @pytest.mark.parametrize(
     ("sent", "timeout_s"), [("2.5", 2.5), ("600", 600.0), ("0", None), ("-1", None), ("nan", None), ("soon", None)]
 )

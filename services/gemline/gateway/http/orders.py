@@ -85,6 +85,7 @@ def build_order(
                 ),
                 reads_calls=use is not None,
                 band=band,
+                cache_key=body.prompt_cache_key or "",
                 timeout_s=_patience_s(request.headers.get(_PATIENCE, "")),
                 arrived_s=request.state.arrived_s,
             )
