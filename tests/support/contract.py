@@ -82,7 +82,7 @@ def run(target: Target, directory: Path, *options: str, seed: int, num_examples:
     environment = os.environ | {
         "GEMLINE_THERE": json.dumps(target.there),
         "SCHEMATHESIS_HOOKS": "support.schemathesis_hooks",
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
     }
     done = subprocess.run(
         command, cwd=directory, env=environment, capture_output=True, text=True, timeout=limit_s, check=False

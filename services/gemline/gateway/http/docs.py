@@ -50,10 +50,15 @@ def gives(
 
 
 def _events(chunk: type) -> dict[str, Any]:
-    return {
+    data = {
         "type": "string",
         "contentMediaType": JSON,
         "contentSchema": {"anyOf": [ref(chunk), {"$ref": REF.format(model="ErrorAnswer")}]},
+    }
+    return {
+        "type": "object",  # an event
+        "properties": {"data": {"anyOf": [{"type": "string", "const": "[DONE]"}, data]}},
+        "required": ["data"],
         "description": "With `stream`: an event `data: <JSON>` for each piece, and `data: [DONE]` at the end. A stream"
         " that fails ends with an event that holds an error, without [DONE].",
     }

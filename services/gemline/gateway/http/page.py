@@ -108,7 +108,7 @@ def _type(schema: Node) -> str:
         return f"list of {_type(schema.get('items', {}))}{_bounds(schema)}"
     if schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), dict):
         return f"object of {_type(schema['additionalProperties'])}{_bounds(schema)}"
-    if "type" not in schema and "properties" in schema:
+    if "properties" in schema:
         return ", ".join(f"<code>{escape(name)}</code> {_type(one)}" for name, one in schema["properties"].items())
     return escape(str(schema.get("type", ""))) + _bounds(schema)
 
