@@ -16,17 +16,21 @@ from gemline.engine.handover import Handover, Payload, Positions
 from gemline.engine.kv_cache import KvCache, block_bytes
 from gemline.engine.kv_form import KvForm, Scales
 from gemline.engine.loading import LoadReport, load_model
-from gemline.engine.memory import free_memory_bytes, max_local_blocks, size_pools
+from gemline.engine.memory import max_local_blocks
 from gemline.engine.options import EngineOptions
 from gemline.engine.pacing import Load, Pacer
 from gemline.engine.params import SamplingParams
+from gemline.engine.part import Part
+from gemline.engine.pools import pools_of
 from gemline.engine.prefix_tree import CacheUse
+from gemline.engine.ranks import Ranks, RanksBroken
 from gemline.engine.requests import EngineRequest, check_request
 from gemline.engine.roster import Roster, UnknownSequence
 from gemline.engine.runner import Model, Outcome, Runner
 from gemline.engine.sampling import Sampled
 from gemline.engine.scheduler import Budget, Chunk, Plan, has_room, schedule
 from gemline.engine.sequence import Sequence, Status
+from gemline.engine.shared_sampling import Vocabulary
 from gemline.errors import CheckpointError, InternalError, InvalidRequest, Overloaded, WorkerLost
 
 __all__ = ["Engine", "EngineOptions", "EngineRequest", "UnknownSequence"]
@@ -67,25 +71,20 @@ class Engine:
         options: EngineOptions,
         model_revision: str = "unknown",
         report: LoadReport | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        """Among `ranks` this is rank 0, and the model its part; the others `follow`."""
         options = options.for_device(model.device.type)
         dtype = _torch_dtype(options)
-        per_block = (
-            block_bytes(config, kind, options.block_size, dtype) for kind in (LayerKind.GLOBAL, LayerKind.LOCAL)
-        )
         self.config = config
         self.options = options
         self.revision = model_revision
         self.report = report
-        self.num_blocks = size_pools(
-            options,
-            config,
-            BlockCounts(*per_block),
-            free_memory_bytes(model.device, options.gpu_share),
-            is_gpu=model.device.type != "cpu",
-        )
-        self._cache = KvCache(config, *self.num_blocks, options.block_size, dtype, model.device)
-        self._runner = Runner(model, self._cache, options.max_running)
+        part = Part(config) if ranks is None else Part(config, ranks.rank, ranks.size)
+        self.num_blocks = pools_of(part, options, dtype, model.device, ranks)
+        self._cache = KvCache(part.own_config, *self.num_blocks, options.block_size, dtype, model.device)
+        vocabulary = None if ranks is None else Vocabulary(config.vocab_size, part.tokens, ranks)
+        self._runner = Runner(model, self._cache, options.max_running, vocabulary)
         self._budget = Budget(options.max_batch_tokens, options.max_running)
         self._pacer = Pacer(options.max_batch_tokens)
         self._roster = Roster(
@@ -100,10 +99,10 @@ class Engine:
         self.handover = Handover(self._cache, self._roster)
 
     @classmethod
-    def load(cls, model_dir: Path, options: EngineOptions) -> Self:
+    def load(cls, model_dir: Path, options: EngineOptions, ranks: Ranks | None = None) -> Self:
         """The engine of a checkpoint; it has computed a token. Raises CheckpointError or ConfigurationError."""
-        loaded = load_model(model_dir, options)
-        engine = cls(loaded.model, loaded.model.config, loaded.options, loaded.revision, loaded.report)
+        loaded = load_model(model_dir, options, ranks=ranks)
+        engine = cls(loaded.model, loaded.model.config, loaded.options, loaded.revision, loaded.report, ranks)
         if not engine._computes():
             raise CheckpointError(
                 f"{model_dir}: these weights give no first token: logits that are not finite, or an error in the log"
@@ -253,6 +252,10 @@ class Engine:
         self.handover.close(seq_id)
         self._roster.send_back(sequence)
 
+    def end(self) -> None:
+        """The last call: other ranks, if there are any, are let go."""
+        self._runner.end()
+
     def fail_all(self, *, is_lost: bool = False) -> tuple[FailureEvent, ...]:
         """Ends every sequence, for when the engine cannot tell any more which of them is at fault.
 
@@ -281,8 +284,8 @@ class Engine:
         """What came of them; a batch that breaks is taken apart, and whoever breaks alone has failed."""
         try:
             return self._runner.run(chunks, self._roster.by_id)
-        except torch.AcceleratorError:
-            raise  # the device is lost to this process, and with it every sequence
+        except (torch.AcceleratorError, RanksBroken):
+            raise  # the device, or another rank, is lost to this process, and with it every sequence
         except Exception:
             _log.exception("a batch of %d sequences failed", len(chunks))
         self._runner.reset()

@@ -17,6 +17,15 @@ class History:
         for token_id in answer_ids:
             self.append(token_id)
 
+    def among(self, tokens: range) -> "History":
+        """Of these tokens alone, numbered from the first of them."""
+        part = History()
+        for token_id, count in zip(self.token_ids, self.answer_counts, strict=True):
+            if token_id in tokens:
+                part.token_ids.append(token_id - tokens.start)
+                part.answer_counts.append(count)
+        return part
+
     def append(self, token_id: int) -> None:
         """One more token of the answer."""
         index = self._index_of.setdefault(token_id, len(self.token_ids))

@@ -12,6 +12,8 @@ from gemline.engine.config import Gemma2Config
 from gemline.engine.memory import give_back_freed_memory
 from gemline.engine.model import Gemma2Model
 from gemline.engine.options import EngineOptions, Quantization
+from gemline.engine.part import Part
+from gemline.engine.ranks import Ranks
 from gemline.engine.weights import load_weights
 from gemline.errors import ConfigurationError
 from gemline_kernels import choose, selfcheck
@@ -50,8 +52,12 @@ class Loaded:
     report: LoadReport
 
 
-def load_model(model_dir: Path, options: EngineOptions, backend: Backend | None = None) -> Loaded:
+def load_model(
+    model_dir: Path, options: EngineOptions, backend: Backend | None = None, ranks: Ranks | None = None
+) -> Loaded:
     """The checkpoint's weights, packed by the backend, or by this machine's best when none is given.
+
+    Among `ranks` it is this one's part of them.
 
     Raises CheckpointError when the checkpoint cannot be served as it is, ConfigurationError when this machine's GPU is
     too old, when the backend has no kernels for the model, and when it computes something wrong.
@@ -60,14 +66,15 @@ def load_model(model_dir: Path, options: EngineOptions, backend: Backend | None 
     backend = backend or _this_machines_best()
     options = options.for_device(backend.device.type)
     config = Gemma2Config.load(model_dir)
-    weights = load_weights(model_dir, config, options.quantization)
+    part = None if ranks is None else Part(config, ranks.rank, ranks.size)
+    weights = load_weights(model_dir, config, options.quantization, part)
     dtype = choose_dtype(options.dtype, weights.stored_dtypes, backend.name)
     try:
         backend.check_shape(getattr(torch, dtype), config.head_dim, options.block_size)
     except ValueError as error:
         raise ConfigurationError(f"{model_dir}: {error}") from None
     _check(backend, dtype, options.quantization, config)
-    model = Gemma2Model(config, weights, getattr(torch, dtype), backend, options.quantization)
+    model = Gemma2Model(config, weights, getattr(torch, dtype), backend, options.quantization, ranks)
     give_back_freed_memory()
     report = LoadReport(
         backend.name, dtype, options.quantization, model.weights.num_bytes, round(time.perf_counter() - begun_s, 3)

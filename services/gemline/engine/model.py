@@ -9,12 +9,15 @@ import torch
 from gemline.engine.batch import Batch, Score
 from gemline.engine.blocks import num_blocks_for
 from gemline.engine.config import Gemma2Config
+from gemline.engine.divided import SharedVocabulary, Summed
 from gemline.engine.kv_cache import KvCache
+from gemline.engine.part import Part
+from gemline.engine.ranks import Ranks
 from gemline.errors import ConfigurationError
 from gemline_kernels import reference
 from gemline_kernels.backend import Backend, Embedding, Linear, Quantization
 from gemline_kernels.decoding import Decoder
-from gemline_kernels.layers import LayerWeights, Stack, Weights
+from gemline_kernels.layers import LayerWeights, PlainLayers, Stack, Weights
 
 _SCORED_AT_ONCE = 32  # rows: 32 MB of logits over 256000 tokens
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -38,7 +41,11 @@ class Gemma2Model:
         dtype: torch.dtype,
         backend: Backend = reference,
         quantization: Quantization = "none",
+        ranks: Ranks | None = None,
     ) -> None:
+        """Among `ranks`, the weights are this one's parts, `config` is still the whole model's, and the logits that
+        `forward` gives are those of this rank's tokens.
+        """
         if dtype not in (torch.float32, torch.bfloat16):
             name = str(dtype).removeprefix("torch.")
             raise ConfigurationError(f"dtype must be float32 or bfloat16, is {name}: Gemma 2's activations overflow it")
@@ -46,7 +53,8 @@ class Gemma2Model:
         self.dtype = dtype
         self.device = backend.device
         self._backend = backend
-        packer = _Packer(config, weights, dtype, backend, quantization)
+        part = Part(config) if ranks is None else Part(config, ranks.rank, ranks.size)
+        packer = _Packer(part, weights, dtype, backend, quantization, ranks)
         embedding = packer.embedding(_EMBEDDING)
         self.weights = Weights(
             embedding=embedding,
@@ -56,7 +64,8 @@ class Gemma2Model:
             head=embedding if config.tie_word_embeddings else packer.embedding(_HEAD),
             final_cap=config.final_logit_softcapping,
         )
-        self._layers = backend.layers(self.weights.stack)
+        stack = self.weights.stack
+        self._layers = backend.layers(stack) if ranks is None else PlainLayers(backend, stack)
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KvCache, score: Score | None = None) -> torch.Tensor:
@@ -84,14 +93,20 @@ class Gemma2Model:
 class _Packer:
     """Checkpoint tensors by name to packed weights."""
 
-    config: Gemma2Config
+    part: Part
     weights: Mapping[str, torch.Tensor]
     dtype: torch.dtype
     ops: Backend
     quantization: Quantization
+    ranks: Ranks | None
+
+    @property
+    def config(self) -> Gemma2Config:
+        return self.part.own_config
 
     def embedding(self, name: str) -> Embedding:
-        return self.ops.embedding(self._joined([name]), self.quantization)
+        own = self.ops.embedding(self._joined([name]), self.quantization)
+        return own if self.ranks is None else SharedVocabulary(own, self.part.tokens, self.ranks)
 
     def stack(self) -> Stack:
         config = self.config
@@ -117,11 +132,11 @@ class _Packer:
             query_key_value=self._linear(
                 [f"{prefix}self_attn.{name}_proj" for name in "qkv"], self.config.attention_bias
             ),
-            attention_out=self._linear([f"{prefix}self_attn.o_proj"], self.config.attention_bias),
+            attention_out=self._summed(self._linear([f"{prefix}self_attn.o_proj"], self.config.attention_bias)),
             gate_up=self.ops.gated(
                 self._joined([gate]), self._joined([up]), self.config.hidden_activation, self.quantization
             ),
-            down=self._linear([f"{prefix}mlp.down_proj"], has_bias=False),
+            down=self._summed(self._linear([f"{prefix}mlp.down_proj"], has_bias=False)),
             post_attention_norm_D=self._joined([prefix + "post_attention_layernorm.weight"]),
             pre_feedforward_norm_D=self._joined([prefix + "pre_feedforward_layernorm.weight"]),
             post_feedforward_norm_D=self._joined([prefix + "post_feedforward_layernorm.weight"]),
@@ -137,11 +152,14 @@ class _Packer:
         bias_N = self._joined([f"{path}.bias" for path in paths]) if has_bias else None
         return self.ops.linear(self._joined([f"{path}.weight" for path in paths]), bias_N, self.quantization)
 
+    def _summed(self, own: Linear) -> Linear:
+        return own if self.ranks is None else Summed(own, self.ranks)
+
     def _joined(self, names: Sequence[str]) -> torch.Tensor:
         """Those tensors one below the other, each copied and cast at most once; a single one of our dtype as it is."""
         parts = [self.weights[name] for name in names]
         if len(parts) == 1:
-            return parts[0].to(self.ops.device, self.dtype)
+            return parts[0].to(self.ops.device, self.dtype).contiguous()
         shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
         joined = torch.empty(shape, dtype=self.dtype, device=self.ops.device)
         start = 0

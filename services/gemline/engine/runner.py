@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from gemline.engine.batch import Batch, Score
 from gemline.engine.blocks import BlockTable
+from gemline.engine.compute import Together
 from gemline.engine.decode_rows import DecodeRows, choice, is_chosen_by_logits
 from gemline.engine.kv_cache import KvCache
 from gemline.engine.sampling import Sampled, SampleRow, sample
 from gemline.engine.scheduler import Chunk
 from gemline.engine.scoring import PromptScores
 from gemline.engine.sequence import Sequence
+from gemline.engine.shared_sampling import Vocabulary
 from gemline_kernels.decoding import Decoder
 
 
@@ -46,10 +48,12 @@ class Outcome(NamedTuple):
 class Runner:
     """One model over one cache."""
 
-    def __init__(self, model: Model, cache: KvCache, max_running: int) -> None:
+    def __init__(self, model: Model, cache: KvCache, max_running: int, vocabulary: Vocabulary | None = None) -> None:
+        """With a `vocabulary` the model is one rank's part of it, and this is rank 0."""
         self._model = model
         self._cache = cache
-        self._decoder = model.decoder(cache, max_running)
+        self._together = None if vocabulary is None else Together(model, cache, vocabulary)
+        self._decoder = None if self._together is not None else model.decoder(cache, max_running)
         self._rows = None if self._decoder is None else DecodeRows(self._decoder, cache.block_size)
 
     @property
@@ -68,6 +72,11 @@ class Runner:
             others = [chunk for chunk in chunks if chunk not in set(in_rows)]
             return Outcome(sampled | self._forward(others, sequences), answers.queued)
 
+    def end(self) -> None:
+        """Lets other ranks go."""
+        if self._together is not None:
+            self._together.end()
+
     def reset(self) -> None:
         """Lets go of whatever is queued, after an error."""
         if self._rows is not None:
@@ -79,8 +88,11 @@ class Runner:
         complete = [c.seq_id for c in chunks if c.stop == sequences[c.seq_id].num_tokens]
         scores = PromptScores(chunks, sequences)
         batch = scores.added_to(collect(chunks, sequences, self._cache.block_size))
-        logits_BV = self._model.forward(batch, self._cache, scores.take)
-        sampled = self._sample(logits_BV, [sequences[seq_id] for seq_id in complete])
+        chosen = [sequences[seq_id] for seq_id in complete]
+        if self._together is not None:
+            sampled = self._together.lead(batch, [_row(sequence) for sequence in chosen], scores.take)
+        else:
+            sampled = self._sample(self._model.forward(batch, self._cache, scores.take), chosen)
         return dict(zip(complete, sampled, strict=True))
 
     def _sample(self, logits_BV: torch.Tensor, sequences: SequenceOf[Sequence]) -> list[Sampled | None]:

@@ -5,14 +5,14 @@ their ids: rounding that differs between two workers then moves a boundary by as
 """
 
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol, Self
 
+import numpy as np
 import torch
 
 from gemline.engine.adjust import bias_, penalize_
 from gemline.engine.blockwise import first_largest
-from gemline.engine.constraint import Matcher
 from gemline.engine.draw import uniform
 from gemline.engine.events import Logprobs
 from gemline.engine.history import History
@@ -27,13 +27,51 @@ _COLDEST = 1e-30  # a colder temperature is greedy all the same, and is 0 in flo
 
 
 @dataclass(frozen=True, slots=True)
+class _Masked:
+    """What a constraint allows at one position."""
+
+    allowed: bytes | None
+
+    def mask(self) -> bytes | None:
+        """As `Matcher` says."""
+        return self.allowed
+
+    def among(self, tokens: range) -> Self:
+        """Of these tokens alone."""
+        if self.allowed is None:
+            return self
+        bits = np.unpackbits(np.frombuffer(self.allowed, np.uint8), bitorder="little")[tokens.start : tokens.stop]
+        return replace(self, allowed=np.packbits(bits, bitorder="little").tobytes())
+
+
+class Masks(Protocol):
+    """What is asked of a constraint here; see `constraint.Matcher`."""
+
+    def mask(self) -> bytes | None:
+        """One bit for each token."""
+
+
+@dataclass(frozen=True, slots=True)
 class SampleRow:
     """How the token at `position` of one sequence is chosen; the history is for penalties alone."""
 
     params: SamplingParams
     position: int
     history: History = field(default_factory=History)
-    matcher: Matcher | None = None  # of a constrained answer
+    matcher: Masks | None = None  # of a constrained answer
+
+    def told(self) -> Self:
+        """The same without a constraint that lives in this process: its mask instead."""
+        return self if self.matcher is None else replace(self, matcher=_Masked(self.matcher.mask()))
+
+    def among(self, tokens: range) -> Self:
+        """The same for logits of these tokens alone. Its constraint must be told."""
+        if not self.adjusted:
+            return self
+        bias = {token_id - tokens.start: it for token_id, it in self.params.logit_bias.items() if token_id in tokens}
+        matcher = self.matcher.among(tokens) if isinstance(self.matcher, _Masked) else None
+        params = replace(self.params, logit_bias=bias)
+        return replace(self, params=params, history=self.history.among(tokens), matcher=matcher)
 
     @property
     def adjusted(self) -> bool:
@@ -62,14 +100,14 @@ def sample(logits_BV: torch.Tensor, rows: SequenceOf[SampleRow]) -> list[Sampled
     for indices in groups:
         adjusted = [rows[index] for index in indices]
         logits_RV = torch.index_select(logits_BV, 0, torch.tensor(indices), out=copy_RV[: len(indices)])
-        _set(token_ids, indices, _choose(_adjusted(logits_RV, adjusted), adjusted))
+        _set(token_ids, indices, _choose(adjust_(logits_RV, adjusted), adjusted))
     found = _logprobs(logits_BV, token_ids, [row.params.num_logprobs for row in rows])
     return [
         None if token_id is None else Sampled(token_id, found.get(index)) for index, token_id in enumerate(token_ids)
     ]
 
 
-def _adjusted(logits_RV: torch.Tensor, rows: SequenceOf[SampleRow]) -> torch.Tensor:
+def adjust_(logits_RV: torch.Tensor, rows: SequenceOf[SampleRow]) -> torch.Tensor:
     """By bias, penalties and constraints; changes the logits."""
     params = [row.params for row in rows]
     bias_(logits_RV, params)
@@ -95,14 +133,23 @@ def _choose(logits_RV: torch.Tensor, rows: SequenceOf[SampleRow]) -> list[int | 
     return token_ids
 
 
-def _draw_(logits_RV: torch.Tensor, rows: SequenceOf[SampleRow]) -> list[int]:
-    """Temperature, min_p, top_k, top_p, and one draw for each row, whose maximum must be 0; changes the logits."""
-    # The likeliest token gets weight 1: no temperature overflows, and min_p is a bound on the weight.
+def weigh_(logits_RV: torch.Tensor, rows: SequenceOf[SampleRow]) -> torch.Tensor:
+    """Weights of tokens by temperature and min_p, in the place of logits whose largest must be 0.
+
+    The likeliest token gets weight 1: no temperature overflows, and min_p is a bound on the weight.
+    """
     temperature_R = logits_RV.new_tensor([max(row.params.temperature, _COLDEST) for row in rows])
     weights_RV = logits_RV.div_(temperature_R.unsqueeze(-1)).exp_()
     for weights_V, row in zip(weights_RV, rows, strict=True):
         if row.params.min_p:
             keep_from_(weights_V, row.params.min_p)
+    return weights_RV
+
+
+def _draw_(logits_RV: torch.Tensor, rows: SequenceOf[SampleRow]) -> list[int]:
+    """Temperature, min_p, top_k, top_p, and one draw for each row, whose maximum must be 0; changes the logits."""
+    weights_RV = weigh_(logits_RV, rows)
+    for weights_V, row in zip(weights_RV, rows, strict=True):
         if row.params.top_k or row.params.top_p < 1.0:
             truncate_(weights_V, row.params.top_k, row.params.top_p)
     shares = [uniform(row.params.seed, row.position) for row in rows]

@@ -29,8 +29,14 @@ def truncate_(weights_V: torch.Tensor, top_k: int, top_p: float) -> None:
     top_p leaves the fewest likeliest tokens whose share of what top_k left is at least top_p. Of equal tokens at the
     edge those of lower id stay.
     """
-    edge = _edge(weights_V.cpu().numpy(), top_k, top_p)
-    if edge is None or edge.weight == 0:
+    edge = find_edge(weights_V.cpu().numpy(), top_k, top_p)
+    if edge is not None:
+        cut_(weights_V, edge)
+
+
+def cut_(weights_V: torch.Tensor, edge: Edge) -> None:
+    """Makes 0 of the weights beyond the edge, in place."""
+    if edge.weight == 0:
         return
     if edge.num_equal is not None:
         equal = (weights_V == edge.weight).nonzero().squeeze(-1)
@@ -44,7 +50,21 @@ def keep_from_(weights_V: torch.Tensor, least: float) -> None:
     torch.nn.functional.threshold(weights_V, float(below), 0.0, inplace=True)
 
 
-def _edge(weights_V: _Floats, top_k: int, top_p: float) -> Edge | None:
+def edge_among(likeliest: _Floats, over: float, top_k: int, top_p: float, total: float) -> Edge | None:
+    """The edge, where of a row only the likeliest weights and the sum of all are known; None: it may lie beyond them.
+
+    `likeliest` begins with the largest; all weights over `over` are among them. top_k is less than the row has tokens.
+    """
+    if top_k > len(likeliest):
+        return None
+    num_kept = _num_kept(likeliest[: top_k or None], top_p, None if top_k else total)
+    if num_kept > len(likeliest):
+        return None
+    found = _cut(likeliest, num_kept)
+    return found if found.weight > over else None
+
+
+def find_edge(weights_V: _Floats, top_k: int, top_p: float) -> Edge | None:
     """None where every token stays."""
     vocab_size = len(weights_V)
     limit = min(top_k, vocab_size) or vocab_size

@@ -12,6 +12,7 @@ from gemline.engine.checkpoint import open_checkpoint
 from gemline.engine.config import Gemma2Config
 from gemline.engine.memory import give_back_freed_memory
 from gemline.engine.options import Quantization
+from gemline.engine.part import Part
 from gemline.engine.tensor_file import TensorEntry, TensorFile
 from gemline.errors import CheckpointError
 
@@ -19,9 +20,14 @@ _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _COPIED_BYTES = 2**20  # a mapping costs a file descriptor for as long as its tensor is held: not for a norm's scales
 
 
-def load_weights(model_dir: Path, config: Gemma2Config, quantization: Quantization = "none") -> "Weights":
-    """The checkpoint's tensors, by their Hugging Face names. Raises CheckpointError as `open_checkpoint` does."""
-    return Weights(open_checkpoint(model_dir, config), quantization)
+def load_weights(
+    model_dir: Path, config: Gemma2Config, quantization: Quantization = "none", part: Part | None = None
+) -> "Weights":
+    """The checkpoint's tensors, or a rank's part of each, by their Hugging Face names.
+
+    Raises CheckpointError as `open_checkpoint` does.
+    """
+    return Weights(open_checkpoint(model_dir, config), quantization, part)
 
 
 class _Place(NamedTuple):
@@ -36,9 +42,12 @@ class Weights(Mapping[str, torch.Tensor]):
     kernel may drop them. Where the weights are to be quantized, a tensor that cannot be raises CheckpointError.
     """
 
-    def __init__(self, files: tuple[TensorFile, ...], quantization: Quantization = "none") -> None:
+    def __init__(
+        self, files: tuple[TensorFile, ...], quantization: Quantization = "none", part: Part | None = None
+    ) -> None:
         self._places = {entry.name: _Place(file.path, entry) for file in files for entry in file.entries}
         self._quantization = quantization
+        self._part = part
 
     @property
     def stored_dtypes(self) -> frozenset[torch.dtype]:
@@ -53,6 +62,10 @@ class Weights(Mapping[str, torch.Tensor]):
     def __getitem__(self, name: str) -> torch.Tensor:
         give_back_freed_memory()  # of packing the one before
         tensor = _read(*self._places[name])
+        if self._part is not None:  # before anything reads it: what other ranks have stays in the file
+            tensor = tensor[self._part.cut(name)]
+            if not self._part.adds(name):
+                tensor = torch.zeros_like(tensor)
         if self._quantization != "none" and (num_wrong := _num_not_finite(tensor)):
             raise CheckpointError(
                 f"{name}: {num_wrong} values are not finite (NaN or Inf), so it cannot be quantized to"

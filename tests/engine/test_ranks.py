@@ -1,0 +1,178 @@
+"""A model that is divided among ranks gives what it gives whole: logits, tokens, whatever is asked for."""
+
+import multiprocessing
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from support.thread_ranks import ThreadRanks, together
+
+from gemline.engine.batch import Batch
+from gemline.engine.checkpoint import open_checkpoint
+from gemline.engine.config import Gemma2Config
+from gemline.engine.engine import Engine
+from gemline.engine.events import Logprobs
+from gemline.engine.follower import follow_with
+from gemline.engine.kv_cache import KvCache
+from gemline.engine.loading import Loaded, LoadReport
+from gemline.engine.model import Gemma2Model
+from gemline.engine.options import EngineOptions
+from gemline.engine.params import SamplingParams
+from gemline.engine.part import Part
+from gemline.engine.ranks import TorchRanks
+from gemline.engine.requests import EngineRequest
+from gemline.engine.weights import Weights
+from gemline.errors import ConfigurationError
+from gemline_kernels import reference
+
+CONFIG = Gemma2Config(
+    vocab_size=331,  # no degree divides it
+    hidden_size=48,
+    intermediate_size=96,
+    num_hidden_layers=4,
+    num_attention_heads=8,
+    num_key_value_heads=2,
+    head_dim=16,
+    max_position_embeddings=128,
+    query_pre_attn_scalar=24.0,
+    sliding_window=9,
+    attention_bias=True,
+)
+OPTIONS = EngineOptions(num_kv_blocks=200, block_size=4, max_batch_tokens=16, max_running=6, num_threads=1)
+MIXED = (
+    SamplingParams(12, temperature=0.0),
+    SamplingParams(12, temperature=0.9, seed=7),
+    SamplingParams(12, temperature=1.3, top_k=9, top_p=0.8, seed=8, num_logprobs=3),
+    SamplingParams(12, temperature=0.7, min_p=0.05, repetition_penalty=1.4, logit_bias={5: 2.0}, seed=9),
+    SamplingParams(12, temperature=0.0, num_logprobs=2, prompt_logprobs=True),
+)
+
+
+def weights_of(config: Gemma2Config) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return {
+        name: torch.randn(shape, generator=generator) * (0.3 if name.endswith("norm.weight") else shape[-1] ** -0.5)
+        for name, shape in config.parameter_shapes().items()
+    }
+
+
+def parts_of(weights: Mapping[str, torch.Tensor], part: Part) -> dict[str, torch.Tensor]:
+    return {name: tensor[part.cut(name)] * (1.0 if part.adds(name) else 0.0) for name, tensor in weights.items()}
+
+
+Answers = dict[int, list[tuple[int, list[Logprobs]]]]
+
+
+def answers(engine: Engine) -> Answers:
+    found: Answers = {}
+    for seq_id, params in enumerate(MIXED):
+        prompt = tuple((seq_id * 31 + 7 * at) % 330 for at in range(23))
+        engine.add(EngineRequest(seq_id, prompt, len(prompt), params))
+        found[seq_id] = []
+    while engine.has_work:
+        for event in engine.step().tokens:
+            said = [event.logprobs] if event.logprobs is not None else []
+            found[event.seq_id].append((event.token_id, [*said, *event.prompt_logprobs]))
+    engine.end()
+    return found
+
+
+def answers_of_ranks(num_ranks: int, config: Gemma2Config, weights: Mapping[str, torch.Tensor]) -> Answers:
+    def run(ranks: ThreadRanks) -> Answers:
+        part = Part(config, ranks.rank, ranks.size)
+        model = Gemma2Model(config, parts_of(weights, part), torch.float32, reference, ranks=ranks)
+        if ranks.rank == 0:
+            return answers(Engine(model, config, OPTIONS, "revision", ranks=ranks))
+        report = LoadReport("reference", "float32", "none", 0, 0.0)
+        follow_with(Loaded(model, OPTIONS.for_device("cpu"), "revision", report), ranks)
+        return {}
+
+    return together(num_ranks, run)[0]
+
+
+@pytest.mark.parametrize(("num_ranks", "groups"), [(1, 2), (2, 2), (4, 2), (4, 8), (8, 1)])
+def test_ranks_answer_as_one_does(num_ranks: int, groups: int) -> None:
+    """Greedy and drawn, truncated and penalised, with log-probabilities of answer and prompt."""
+    config = replace(CONFIG, num_key_value_heads=groups)
+    weights = weights_of(config)
+    whole = answers(Engine(Gemma2Model(config, weights, torch.float32, reference), config, OPTIONS, "revision"))
+    divided = answers_of_ranks(num_ranks, config, weights)
+    for seq_id, expected in whole.items():
+        assert [token_id for token_id, _ in divided[seq_id]] == [token_id for token_id, _ in expected]
+        for (_, mine), (_, theirs) in zip(divided[seq_id], expected, strict=True):
+            assert len(mine) == len(theirs)
+            for one, other in zip(mine, theirs, strict=True):
+                assert one.token_ids == other.token_ids
+                assert one.values == pytest.approx(other.values, abs=1e-4)
+
+
+def test_each_rank_reads_its_slices_alone(tiny_checkpoint: Path) -> None:
+    config = Gemma2Config.load(tiny_checkpoint)
+    whole = Weights(open_checkpoint(tiny_checkpoint, config))
+    parts = [Weights(open_checkpoint(tiny_checkpoint, config), "none", Part(config, rank, 2)) for rank in range(2)]
+    for name in whole:
+        dimension = 1 if "o_proj" in name or "down_proj" in name else 0
+        halves = [part[name] for part in parts]
+        if "norm" in name:
+            assert all(torch.equal(half, whole[name]) for half in halves)
+        else:
+            assert torch.equal(torch.cat(halves, dim=dimension), whole[name]), name
+
+
+def test_a_degree_that_does_not_divide_is_refused_before_anything_is_read(tiny_checkpoint: Path) -> None:
+    config = Gemma2Config.load(tiny_checkpoint)
+    with pytest.raises(ConfigurationError, match="tensor_parallel 3 does not divide num_attention_heads 4"):
+        Part(config, 0, 3)
+
+
+@pytest.mark.slow
+def test_over_processes_and_gloo_logits_are_within_rounding(tmp_path: Path) -> None:
+    """Each rank a process: what it computes and what crosses is real."""
+    expected = scored(Gemma2Model(CONFIG, weights_of(CONFIG), torch.float32, reference), CONFIG)
+    for num_ranks in (2, 4):
+        directory = tmp_path / str(num_ranks)
+        directory.mkdir()
+        ranks = [
+            multiprocessing.get_context("spawn").Process(target=gloo_rank, args=(rank, num_ranks, directory))
+            for rank in range(num_ranks)
+        ]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join()
+        found = torch.cat([torch.load(directory / f"logits-{rank}") for rank in range(num_ranks)], dim=-1)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def gloo_rank(rank: int, num_ranks: int, directory: Path) -> None:
+    """In a process of its own."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{directory}/meet", rank=rank, world_size=num_ranks)
+    ranks = TorchRanks()
+    part = Part(CONFIG, ranks.rank, ranks.size)
+    model = Gemma2Model(CONFIG, parts_of(weights_of(CONFIG), part), torch.float32, reference, ranks=ranks)
+    torch.save(scored(model, part.own_config), directory / f"logits-{rank}")
+    dist.destroy_process_group()
+
+
+def scored(model: Gemma2Model, config: Gemma2Config) -> torch.Tensor:
+    """Logits of every position of a prompt, of this rank's tokens."""
+    num_tokens, block_size = 40, 4
+    table = torch.arange(num_tokens // block_size)[None]
+    slots = torch.arange(num_tokens)
+    batch = Batch(
+        token_ids_T=(slots * 37) % CONFIG.vocab_size,
+        positions_T=slots,
+        global_slots_T=slots,
+        local_slots_T=slots,
+        global_table_BP=table,
+        local_table_BP=table,
+        query_start=torch.tensor([0, num_tokens]),
+        context_len=torch.tensor([num_tokens]),
+        sample_rows=slots,
+    )
+    cache = KvCache(config, table.numel(), table.numel(), block_size, torch.float32)
+    return model.forward(batch, cache)
