@@ -88,7 +88,7 @@ class Backend(Protocol):
         """Packs the weights of a gated MLP's first half."""
 
     def embedding(self, weight_VD: torch.Tensor, quantization: Quantization) -> Embedding:
-        """Packs an embedding, or a head of its own; "int4" gives int8 here."""
+        """Packs an embedding, or a head of its own; "int4" and "fp8" give int8 here."""
 
     def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
         """Root-mean-square norm times 1 + weight."""

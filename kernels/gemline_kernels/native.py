@@ -1,4 +1,4 @@
-"""The backend of our own C++ library, for x86 with AVX-512. Float32 weights alone are torch's."""
+"""The backend of our own C++ library, for x86 with AVX-512. Float32 and fp8 weights alone are torch's."""
 
 import torch
 

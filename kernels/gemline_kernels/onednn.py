@@ -5,6 +5,8 @@ What was measured decides (two cores, torch 2.13):
 - bfloat16 without such instructions is emulated by oneDNN, and at five times the cost of float32. There weights stay
   as they are, and beyond four tokens blocks of them are made float32 for the call.
 - int8 is oneDNN's product of quantised activations, the fastest there is from the first token on.
+- fp8 has no product on a CPU: blocks of the weight are made float32 for each call. It is right, it saves memory, and it
+  is slow: int8 is for speed.
 - int4 becomes int8 at load, row by row: that adds a twentieth to int4's own error. torch's int4 product would halve
   the memory, but it dequantises on every call, and from 16 tokens on it is three to four times slower than int8.
 """
@@ -17,7 +19,7 @@ from torch.nn import functional
 
 from gemline_kernels.backend import Embedding, Gated, Linear, Quantization
 from gemline_kernels.cpu.build import cpu_flags
-from gemline_kernels.quantize import Int8Rows, on_cpu, quantize_int4, quantize_int8, row_scale
+from gemline_kernels.quantize import Fp8Rows, Int8Rows, quantize_fp8, quantize_int4, quantize_int8, row_scale
 from gemline_kernels.reference_attention import softcap
 from gemline_kernels.reference_linear import geglu
 
@@ -28,7 +30,7 @@ _BLOCK_VALUES = 2**19  # converted at a time: 2 MiB of float32, which stay in th
 
 
 def linear(weight_ND: torch.Tensor, bias_N: torch.Tensor | None, quantization: Quantization) -> Linear:
-    """`reference.linear`. Raises ValueError on fp8, and when the weight is to be quantised and is not finite."""
+    """`reference.linear`. Raises ValueError when the weight is to be quantised and is not finite."""
     return _Linear(_matrix(weight_ND, quantization), bias_N)
 
 
@@ -43,7 +45,7 @@ def embedding(weight_VD: torch.Tensor, quantization: Quantization) -> Embedding:
 
     A packed weight cannot be read by rows, so only int8 is packed, and held a second time as it is.
     """
-    if on_cpu(quantization) != "none":
+    if quantization != "none":
         rows = quantize_int8(weight_VD)
         matrix = _int8_matrix(rows)
         return _Embedding(rows, matrix, weight_VD.dtype, rows.num_bytes + matrix.num_bytes)
@@ -67,11 +69,13 @@ class _Rows(Protocol):
 
 
 def _matrix(weight_ND: torch.Tensor, quantization: Quantization) -> _Matrix:
-    match on_cpu(quantization):
+    match quantization:
         case "int8":
             return _int8_matrix(quantize_int8(weight_ND))
         case "int4":
             return _int8_matrix(quantize_int8(quantize_int4(weight_ND).dequantized()))
+        case "fp8":
+            return _Fp8(quantize_fp8(weight_ND))
     if _prepacks(weight_ND.dtype):
         return _Prepacked(weight_ND)
     return _Plain(weight_ND.contiguous())
@@ -95,14 +99,21 @@ class _Plain:
             return functional.linear(x_TD.to(self._weight_ND.dtype), self._weight_ND)
         if x_TD.shape[0] <= _DIRECT_ROWS:
             return functional.linear(x_TD, self._weight_ND)
-        num_rows = max(1, _BLOCK_VALUES // self._weight_ND.shape[1])
-        x_TD = x_TD.float()
-        starts = range(0, self._weight_ND.shape[0], num_rows)
-        blocks = [functional.linear(x_TD, self._weight_ND[start : start + num_rows].float()) for start in starts]
-        return torch.cat(blocks, dim=1)
+        return _multiply_blocks(x_TD, self._weight_ND)
 
     def rows(self, index_T: torch.Tensor) -> torch.Tensor:
         return self._weight_ND[index_T]
+
+
+class _Fp8:
+    """Fp8 rows as they are; activations are not quantised."""
+
+    def __init__(self, rows: Fp8Rows) -> None:
+        self._rows = rows
+        self.num_bytes = rows.num_bytes
+
+    def __call__(self, x_TD: torch.Tensor, /) -> torch.Tensor:
+        return _multiply_blocks(x_TD, self._rows.values_NK).mul_(self._rows.scale_N)
 
 
 class _Prepacked:
@@ -175,6 +186,14 @@ class _Embedding:
     def logits(self, x_BD: torch.Tensor, cap: float | None) -> torch.Tensor:
         """softcap(x . weight^T), float32."""
         return softcap(self._matrix(x_BD).float(), cap)
+
+
+def _multiply_blocks(x_TD: torch.Tensor, values_ND: torch.Tensor) -> torch.Tensor:
+    """x . values^T in float32; values are made float32 a few rows at a time."""
+    num_rows = max(1, _BLOCK_VALUES // values_ND.shape[1])
+    x_TD = x_TD.float()
+    starts = range(0, values_ND.shape[0], num_rows)
+    return torch.cat([functional.linear(x_TD, values_ND[start : start + num_rows].float()) for start in starts], dim=1)
 
 
 def _qlinear(

@@ -1,14 +1,10 @@
 """Quantised weights and activations in plain torch: the formats' specification. Knows no kernel's memory layout."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch.nn import functional
 
-from gemline_kernels.backend import Quantization
-
-CpuQuantization = Literal["none", "int8", "int4"]
 GROUP = 128  # inputs that share a scale in int4
 _FP8_MAX = 448
 _SMALLEST = torch.finfo(torch.float32).tiny
@@ -148,13 +144,6 @@ def _finite(weight_NK: torch.Tensor) -> torch.Tensor:
     if not weight_NK.isfinite().all():
         raise ValueError(not_finite(weight_NK.shape))
     return weight_NK
-
-
-def on_cpu(quantization: Quantization) -> CpuQuantization:
-    """The same; every CPU backend asks. Raises ValueError on fp8, for which CPUs have no product."""
-    if quantization == "fp8":
-        raise ValueError("fp8 weights need a GPU; on a CPU they can be int8 or int4")
-    return quantization
 
 
 def not_finite(shape: torch.Size) -> str:

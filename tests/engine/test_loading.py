@@ -58,7 +58,18 @@ def test_quantized_weights_take_less_memory_and_say_so(tiny_checkpoint: Path, ca
     assert "int4 weights" in lines[2]
 
 
-@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_fp8_takes_a_byte_a_weight_and_says_that_a_cpu_is_slow_in_it(
+    tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    precisions: tuple[Quantization, ...] = ("none", "fp8")
+    none, fp8 = (load_model(tiny_checkpoint, replace(OPTIONS, quantization=it)).report for it in precisions)
+    assert fp8.num_weight_bytes < none.num_weight_bytes / 2
+    assert [
+        "fp8 weights are slow on a CPU" in it.getMessage() for it in caplog.records if it.levelname == "WARNING"
+    ] == [True]
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4", "fp8"])
 def test_a_tensor_that_cannot_be_quantized_is_named(
     tiny_checkpoint: Path, tmp_path: Path, quantization: Quantization
 ) -> None:
@@ -81,7 +92,7 @@ def test_a_backend_that_computes_wrong_is_refused_by_name_and_operation(tiny_che
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
+@pytest.mark.parametrize("quantization", ["none", "int8", "int4", "fp8"])
 def test_every_precision_computes(tiny_checkpoint: Path, dtype: str, quantization: Quantization) -> None:
     engine = Engine.load(tiny_checkpoint, replace(OPTIONS, dtype=dtype, quantization=quantization))
     assert (engine.options.dtype, engine.options.quantization) == (dtype, quantization)

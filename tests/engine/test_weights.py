@@ -70,7 +70,7 @@ def test_changing_a_tensor_changes_neither_the_file_nor_what_is_read_next(tmp_pa
         assert load_file(path)[name].equal(saved[name])
 
 
-@pytest.mark.parametrize("quantization", ["int8", "int4"])
+@pytest.mark.parametrize("quantization", ["int8", "int4", "fp8"])
 def test_what_cannot_be_quantized_is_named_with_the_number_of_its_values(
     tmp_path: Path, quantization: Quantization
 ) -> None:

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from gemline_kernels import onednn, quantize, reference
 from gemline_kernels.backend import Quantization
 
-ALL: list[Quantization] = ["none", "int8", "int4"]
+ALL: list[Quantization] = ["none", "int8", "int4", "fp8"]
 DTYPES = [torch.float32, torch.bfloat16]
 NUM_ROWS = (0, 1, 4, 5, 33)
 
@@ -26,7 +26,7 @@ def allowed(x_TK: torch.Tensor, weight_NK: torch.Tensor, quantization: Quantizat
     x_TK, levels = x_TK.double(), onednn._activation_levels() or 127
     magnitudes_TN = x_TK.abs() @ weight_NK.double().abs().T
     rounding_TN = magnitudes_TN * (2.0**-7 if weight_NK.dtype == torch.bfloat16 else 1e-5)
-    if quantization == "none":
+    if quantization in ("none", "fp8"):  # activations are as they come, and weights those of the reference
         return rounding_TN
     rows = quantize.quantize_int8(weight_NK.float())
     off_x_TN = x_TK.abs().amax(1, keepdim=True) / levels * 0.501 * rows.dequantized().double().abs().sum(1) * 1.1
@@ -71,7 +71,7 @@ def test_an_embedding_gives_rows_and_capped_logits(dtype: torch.dtype, quantizat
     assert_close(logits_BV, expected.logits(x_BD, 30.0), rtol=2e-2, atol=0.5)
 
 
-@pytest.mark.parametrize("quantization", ["int8", "int4"])
+@pytest.mark.parametrize("quantization", ["int8", "int4", "fp8"])
 def test_a_weight_that_is_not_finite_is_refused(quantization: Quantization) -> None:
     weight_NK = random(4, 8)
     weight_NK[3, 7] = float("nan")
@@ -100,6 +100,7 @@ def test_memory_is_counted_once_for_what_is_held_once() -> None:
     assert onednn.linear(weight_NK, None, "none").num_bytes == weight_NK.nbytes
     assert onednn.embedding(weight_NK, "none").num_bytes == weight_NK.nbytes
     assert onednn.linear(weight_NK, None, "int8").num_bytes >= weight_NK.numel()
+    assert onednn.linear(weight_NK, None, "fp8").num_bytes == weight_NK.numel() + 4 * 64
 
 
 SATURATED = """

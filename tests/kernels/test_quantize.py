@@ -109,15 +109,24 @@ def test_what_is_not_finite_is_refused_with_the_shape(quantize: Quantize, wrong:
 
 @pytest.mark.parametrize("name", ["onednn", "native"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_cpu_refuses_fp8_and_says_what_there_is(name: str, dtype: torch.dtype) -> None:
-    backend, weight_NK = backend_or_skip(name), torch.ones(4, 8, dtype=dtype)
-    for pack in (
-        lambda: backend.linear(weight_NK, None, "fp8"),
-        lambda: backend.gated(weight_NK, weight_NK, "silu", "fp8"),
-        lambda: backend.embedding(weight_NK, "fp8"),
-    ):
-        with pytest.raises(ValueError, match="fp8 weights need a GPU; on a CPU they can be int8 or int4"):
-            pack()
+def test_every_fp8_value_is_multiplied_as_it_is_on_a_cpu(name: str, dtype: torch.dtype) -> None:
+    values = torch.arange(256).to(torch.uint8).view(torch.float8_e4m3fn).float()
+    weight_NK = values[values.isfinite()][:, None].repeat(1, 2).to(dtype)
+    weight_NK[:, 1] = 448.0  # each row's scale is 1
+    linear = backend_or_skip(name).linear(weight_NK, None, "fp8")
+    assert linear(torch.tensor([[1.0, 0.0]], dtype=dtype))[0].equal(weight_NK[:, 0])
+
+
+@pytest.mark.parametrize("name", ["reference", "onednn", "native"])
+def test_a_product_with_fp8_weights_is_off_by_a_sixteenth_of_each_term_at_most(name: str) -> None:
+    """And by a 1024th of the row's scale for values that are subnormal. Against the weight as bfloat16 has it."""
+    weight_NK, x_TK = weight((40, 300), 0.02).bfloat16(), weight((6, 300), 1.0, seed=1).bfloat16()
+    product_TN = backend_or_skip(name).linear(weight_NK, None, "fp8")(x_TK).double()
+    exact_TN = x_TK.double() @ weight_NK.double().T
+    scale_N = weight_NK.double().abs().amax(1) / 448
+    terms_TN = x_TK.double().abs() @ torch.maximum(weight_NK.double().abs() / 16, scale_N[:, None] * 2**-10).T
+    assert bool(((product_TN - exact_TN).abs() <= terms_TN + 2**-8 * exact_TN.abs()).all())
+    assert 0.01 < (product_TN - exact_TN).norm() / exact_TN.norm() < 0.04
 
 
 def test_bfloat16_weights_are_quantised_as_the_float32_values_they_are() -> None:

@@ -104,7 +104,9 @@ def test_a_degree_that_does_not_divide_is_refused_with_both_numbers(
         check_degree(config, num_ranks)
 
 
-@pytest.mark.parametrize(("quantization", "form"), [("none", "bf16"), ("int8", "int8"), ("int4", "int4")])
+@pytest.mark.parametrize(
+    ("quantization", "form"), [("none", "bf16"), ("int8", "int8"), ("int4", "int4"), ("fp8", "fp8")]
+)
 def test_an_engine_packs_what_is_planned(quantization: Quantization, form: WeightForm) -> None:
     config = Gemma2Config(
         vocab_size=2048,

@@ -1,23 +1,22 @@
-"""The native backend's weights: bfloat16, int8 or int4 panels. Float32 weights are oneDNN's."""
+"""The native backend's weights: bfloat16, int8 or int4 panels. Float32 and fp8 weights are oneDNN's."""
 
 import torch
 
 from gemline_kernels import onednn
 from gemline_kernels.backend import Embedding, Gated, Linear, Quantization
 from gemline_kernels.cpu.packed import Packed
-from gemline_kernels.quantize import on_cpu
 
 
 def linear(weight_ND: torch.Tensor, bias_N: torch.Tensor | None, quantization: Quantization) -> Linear:
-    """`reference.linear`, packed. Raises ValueError on fp8, and when a weight to be quantised is not finite."""
-    if _is_float(weight_ND, quantization):
+    """`reference.linear`, packed. Raises ValueError when a weight to be quantised is not finite."""
+    if quantization == "fp8" or _is_float(weight_ND, quantization):
         return onednn.linear(weight_ND, bias_N, quantization)
     return PackedLinear(Packed(weight_ND, quantization, bias_N=bias_N))
 
 
 def gated(gate_FD: torch.Tensor, up_FD: torch.Tensor, activation: str, quantization: Quantization) -> Gated:
     """`reference.gated`, packed side by side. Raises ValueError as `linear` does, and on an unknown activation."""
-    if _is_float(gate_FD, quantization):
+    if quantization == "fp8" or _is_float(gate_FD, quantization):
         return onednn.gated(gate_FD, up_FD, activation, quantization)
     return PackedLinear(Packed(gate_FD, quantization, up_NK=up_FD, activation=activation))
 
@@ -30,8 +29,8 @@ def embedding(weight_VD: torch.Tensor, quantization: Quantization) -> Embedding:
 
 
 def _is_float(weight: torch.Tensor, quantization: Quantization) -> bool:
-    """Whether it is oneDNN's. Raises ValueError on fp8."""
-    return on_cpu(quantization) == "none" and weight.dtype != torch.bfloat16
+    """Whether it stays float32."""
+    return quantization == "none" and weight.dtype != torch.bfloat16
 
 
 class PackedLinear:

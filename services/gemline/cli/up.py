@@ -33,7 +33,7 @@ def up(
         str, typer.Option(help="float32, bfloat16, or auto: bfloat16 if the checkpoint is and this CPU is fast in it")
     ] = "auto",
     quantization: Annotated[
-        Literal["none", "int8", "int4"], typer.Option(help="of the weights, while they are loaded")
+        Literal["none", "int8", "int4", "fp8"], typer.Option(help="of the weights, while they are loaded")
     ] = "none",
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(help="0: any free one")] = 8080,

@@ -20,7 +20,7 @@ def worker(
         str, typer.Option(help="float32, bfloat16, or auto: bfloat16 if the checkpoint is and this CPU is fast in it")
     ] = "auto",
     quantization: Annotated[
-        Literal["none", "int8", "int4"], typer.Option(help="of the weights, while they are loaded")
+        Literal["none", "int8", "int4", "fp8"], typer.Option(help="of the weights, while they are loaded")
     ] = "none",
     kv_blocks: Annotated[int | None, typer.Option(help="KV blocks of the global pool; default: from memory")] = None,
     block_size: Annotated[int, typer.Option(help="tokens in a KV block; 0: what suits the device")] = 0,

@@ -73,6 +73,8 @@ def load_model(
         backend.check_shape(getattr(torch, dtype), config.head_dim, options.block_size)
     except ValueError as error:
         raise ConfigurationError(f"{model_dir}: {error}") from None
+    if options.quantization == "fp8" and backend.device.type == "cpu":
+        _log.warning("fp8 weights are slow on a CPU, which makes them float32 for each product: int8 is for speed")
     _check(backend, dtype, options.quantization, config)
     model = Gemma2Model(config, weights, getattr(torch, dtype), backend, options.quantization, ranks)
     give_back_freed_memory()

@@ -5,7 +5,7 @@ from typing import Literal, Self, get_args
 
 from gemline.errors import ConfigurationError
 
-Quantization = Literal["none", "int8", "int4"]  # of the weight matrices
+Quantization = Literal["none", "int8", "int4", "fp8"]  # of the weight matrices
 
 DTYPES = ("auto", "float32", "bfloat16")
 _POSITIVE = ("max_waiting",)

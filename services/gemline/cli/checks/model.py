@@ -5,7 +5,7 @@ from pathlib import Path
 from gemline.cli.checks.check import Check, attempt, ok, warning
 
 # Of a weight; where two would do, the one that takes more.
-_ITEM_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "int4": 0.6}
+_ITEM_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "fp8": 1.0, "int4": 0.6}
 _ADVICE = "a folder of a Gemma2ForCausalLM with config.json, tokenizer.json and safetensors is wanted"
 
 
