@@ -24,6 +24,7 @@ from gemline.engine.requests import EngineRequest
 from gemline.engine_metrics import EngineMetrics
 from gemline.errors import CheckpointError, InternalError
 from gemline.grammar.grammars import Grammars
+from gemline.rank_group import load_engine, shared_out
 from gemline.telemetry import Telemetry
 from gemline.text.tokenizer import Tokenizer
 from gemline.transfer.connection import run_long
@@ -64,7 +65,8 @@ class EngineHost:
         self._metrics: EngineMetrics | None = None
         self._grammars: Grammars | None = None
         self._event_loop: asyncio.AbstractEventLoop | None = None
-        self.thread = EngineThread(partial(Engine.load, model_dir, options), self._stepped, options.num_threads)
+        load_it = partial(load_engine, model_dir, options, self._lose)
+        self.thread: EngineThread = EngineThread(load_it, self._stepped, shared_out(options).num_threads)
         # The number of torch's threads belongs to the thread that asks; without a word each would take every core.
         self.movers: Executor = ThreadPoolExecutor(_NUM_MOVERS, "kv", initializer=torch.set_num_threads, initargs=(1,))
 
@@ -76,6 +78,9 @@ class EngineHost:
         self._metrics = EngineMetrics(telemetry, self._engine, self._load)
         config, load = self._engine.config, partial(Tokenizer.load, self._model_dir)
         self._grammars = Grammars(load, config.vocab_size, config.stop_token_ids)
+
+    def _lose(self, reason: str) -> None:
+        self.thread.lose(reason)
 
     @property
     def engine(self) -> Engine:

@@ -65,6 +65,9 @@ def up(
         Literal["auto", "shm", "socket", "grpc", "nixl"],
         typer.Option(help="by which keys and values travel between workers"),
     ] = "auto",
+    tensor_parallel: Annotated[
+        int, typer.Option(min=1, help="GPUs, or processes, that share each layer of an engine")
+    ] = 1,
     threads: Annotated[
         int | None, typer.Option(help="torch threads of each engine; default: the cores, shared")
     ] = None,
@@ -94,7 +97,7 @@ def up(
         http_port=http_port,
         grpc_port=grpc_port,
         admin_port=admin_port,
-        admin_key=os.environ.get("GEMLINE_ADMIN_KEY", ""),
+        admin_key=os.environ.pop("GEMLINE_ADMIN_KEY", ""),  # which workers are not to inherit
         share_without_redis=share_without_redis,
         redis_url=redis_url,
         keys_file=keys_file,
@@ -103,6 +106,7 @@ def up(
         max_running=max_running,
         max_batch_tokens=max_batch_tokens,
         prefix_cache=prefix_cache,
+        tensor_parallel=tensor_parallel,
         threads=threads,
         system_prompt=system_prompt,
         remote_prefill=remote_prefill,

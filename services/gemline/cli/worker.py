@@ -26,6 +26,7 @@ def worker(
     block_size: Annotated[int, typer.Option(help="tokens in a KV block; 0: what suits the device")] = 0,
     max_batch_tokens: Annotated[int, typer.Option(help="most tokens in one engine step; 0: what suits the device")] = 0,
     gpu_share: Annotated[float, typer.Option(help="of a GPU's memory, above 0 and at most 1")] = 1.0,
+    tensor_parallel: Annotated[int, typer.Option(min=1, help="GPUs, or processes, that share each layer")] = 1,
     max_running: Annotated[int, typer.Option(help="most sequences that run at once; 0: what suits the device")] = 0,
     prefix_cache: Annotated[bool, typer.Option(help="keep KV blocks for prompts that begin alike")] = True,
     threads: Annotated[int | None, typer.Option(help="torch threads of the engine")] = None,

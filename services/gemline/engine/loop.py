@@ -16,6 +16,7 @@ import torch
 
 from gemline.engine.engine import Engine
 from gemline.engine.events import FailureEvent, StepResult
+from gemline.engine.ranks import RanksBroken
 from gemline.engine.requests import EngineRequest
 from gemline.errors import GemlineError, InternalError, Unavailable
 
@@ -50,6 +51,7 @@ class EngineThread:
         self._closing = threading.Lock()
         self._closed = False
         self._stopping = False
+        self._lost = ""  # why nothing can be computed any more
         self._busy_since_s: float | None = None
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
 
@@ -106,6 +108,12 @@ class EngineThread:
             drop()
         return future
 
+    def lose(self, reason: str) -> None:
+        """What the engine computes with is gone: its sequences are told, and the thread ends."""
+        self._lost = reason
+        with suppress(Unavailable):
+            self._put(_Command(_ignore_engine, _ignore))
+
     def stop(self, timeout_s: float = 10.0) -> bool:
         """Ends the thread after the step that is going on; whether it ended in time. Sequences are forgotten."""
         self._stopping = True
@@ -128,6 +136,8 @@ class EngineThread:
             engine = self._load_engine()
             if engine is not None:
                 self._serve(engine)
+                with suppress(RanksBroken):
+                    engine.end()
         finally:
             self._close()
 
@@ -171,10 +181,13 @@ class EngineThread:
     def _step(self, engine: Engine) -> StepResult | None:
         refused, self._refused = tuple(self._refused), []
         try:
+            if self._lost:
+                raise RanksBroken(self._lost)
             result = engine.step() if engine.has_work else None
         except Exception as error:
             _log.exception("a step failed; its engine lets go of every sequence")
-            self._stopping = isinstance(error, torch.AcceleratorError)  # nothing runs on that device in this process
+            # Nothing runs any more on that device, or with those ranks, in this process.
+            self._stopping = isinstance(error, torch.AcceleratorError | RanksBroken)
             result = StepResult(failures=engine.fail_all(is_lost=self._stopping))
         if not refused:
             return result

@@ -8,7 +8,7 @@ from gemline.errors import ConfigurationError
 Quantization = Literal["none", "int8", "int4", "fp8"]  # of the weight matrices
 
 DTYPES = ("auto", "float32", "bfloat16")
-_POSITIVE = ("max_waiting",)
+_POSITIVE = ("max_waiting", "tensor_parallel")
 _POSITIVE_OR_NONE = ("num_kv_blocks", "num_threads")
 # A GPU's step is as long with 256 tokens as with one, and its kernels read keys in tiles of a block at most.
 _OF_CPU = {"block_size": 16, "max_batch_tokens": 512, "max_running": 64}
@@ -30,6 +30,7 @@ class EngineOptions:
     tenant_cache_share: float = 0.5  # of either pool, that one tenant may keep cached while others want room
     num_threads: int | None = None  # of torch; None: one for each core this process may use
     gpu_share: float = 1.0  # of a GPU's memory, for weights, keys and values and all else
+    tensor_parallel: int = 1  # processes, each with a part of the model and a GPU or a share of the cores
 
     def __post_init__(self) -> None:
         if self.dtype == "float16":

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 
 from gemline import orphan
@@ -89,8 +89,8 @@ class ProcessRunner:
             for index in range(count):
                 name = f"{settings.role}-{index}"
                 environment = {"GEMLINE_REDIS_URL": settings.redis_url}
-                if settings.has_engine and (gpu := next(gpus, None)) is not None:
-                    environment[VARIABLE] = gpu
+                if settings.has_engine and (own := list(islice(gpus, settings.tensor_parallel))):
+                    environment[VARIABLE] = ",".join(own)
                 child = Child(name, ["worker", *settings.argv()], self._run_dir / f"{name}.log", environment)
                 await child.start()
                 self._children.append(child)

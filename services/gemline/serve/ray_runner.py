@@ -79,7 +79,7 @@ class RayRunner:
                         settings,
                         count,
                         num_cpus=_CPUS_PER_REPLICA,
-                        num_gpus=settings.gpu_share if self._num_gpus and settings.has_engine else 0,
+                        num_gpus=settings.num_gpus if self._num_gpus else 0,
                     ),
                     name=application_name(Role(settings.role)),
                     route_prefix=None,

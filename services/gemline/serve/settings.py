@@ -39,6 +39,7 @@ class WorkerSettings:
     prefix_cache: bool = True
     threads: int | None = None  # None: torch's own choice
     gpu_share: float = 1.0  # of one GPU's memory
+    tensor_parallel: int = 1  # GPUs, or processes, that an engine is divided among
     prefill: RemotePrefill = "auto"  # by prefill workers; decode workers only
     kv_transport: KvTransport = "auto"
     system_prompt: SystemPrompt = "refuse"  # tokenization workers only
@@ -56,6 +57,13 @@ class WorkerSettings:
     def has_engine(self) -> bool:
         """Whether it computes with the model."""
         return self.role != Role.TOKENIZATION.value
+
+    @property
+    def num_gpus(self) -> float:
+        """That its engine takes, where there are any: whole ones, or a share of one."""
+        if not self.has_engine:
+            return 0
+        return self.gpu_share if self.tensor_parallel == 1 else float(self.tensor_parallel)
 
     @property
     def internal_tls(self) -> TlsFiles | None:
@@ -112,6 +120,7 @@ class StackSettings:
     prefix_cache: bool = True
     threads: int | None = None  # None: the cores, shared out among the engines
     gpu_share: float | None = None  # None: the GPUs, shared out among the engines
+    tensor_parallel: int = 1
     system_prompt: SystemPrompt = "refuse"
     remote_prefill: RemotePrefill = "auto"
     kv_transport: KvTransport = "auto"
@@ -123,6 +132,11 @@ class StackSettings:
 
     def __post_init__(self) -> None:
         internal_files(self.internal_tls_certificate, self.internal_tls_key, self.internal_tls_ca)
+        if self.tensor_parallel > 1 and self.topology != "colocated":
+            raise ConfigurationError(
+                f"--tensor-parallel {self.tensor_parallel} needs --topology colocated, is {self.topology}: keys and"
+                " values of divided models cannot travel yet"
+            )
         least = {"num_tokenization": 1, "num_decode": 1, "num_prefill": 0 if self.topology == "colocated" else 1}
         for name, floor in least.items():
             if (given := getattr(self, name)) < floor:
@@ -151,6 +165,7 @@ class StackSettings:
             prefix_cache=self.prefix_cache,
             threads=self.threads,
             gpu_share=1.0 if self.gpu_share is None else self.gpu_share,
+            tensor_parallel=self.tensor_parallel,
             prefill="never" if self.topology == "colocated" else self.remote_prefill,
             kv_transport=self.kv_transport,
             system_prompt=self.system_prompt,
@@ -168,7 +183,7 @@ def resolve(settings: StackSettings, num_cores: int | None = None, num_gpus: int
     return replace(
         settings,
         threads=settings.threads or max(1, (num_cores or os.cpu_count() or 1) // num_engines),
-        gpu_share=settings.gpu_share or share_of_gpu(num_engines, num_gpus),
+        gpu_share=settings.gpu_share or share_of_gpu(num_engines * settings.tensor_parallel, num_gpus),
     )
 
 

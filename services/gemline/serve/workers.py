@@ -32,6 +32,7 @@ def build_worker(settings: WorkerSettings) -> Worker:
         prefix_cache=settings.prefix_cache,
         num_threads=settings.threads,
         gpu_share=settings.gpu_share,
+        tensor_parallel=settings.tensor_parallel,
     )
     if settings.role == Role.PREFILL.value:
         from gemline.prefill.worker import PrefillOptions, PrefillWorker

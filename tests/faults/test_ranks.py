@@ -1,0 +1,78 @@
+"""Engines that are divided among processes: their answers are those of whole ones, and no rank outlives its group."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.decode_workers import holder, wait_for_workers
+from support.processes import descendants, gone, listens_beyond_this_machine
+from support.sse import complete
+from support.stack import Running, start_stack
+
+pytestmark = pytest.mark.slow
+
+ASKED: dict[str, Any] = {"prompt": "Once", "max_tokens": 300, "ignore_eos": True, "temperature": 0.0}
+EXACT = ("--runner", "process", "--topology", "colocated", "--dtype", "float32", "--threads", "1", "--first-prompt", "")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    directory = tmp_path_factory.mktemp("ranks")
+    running = start_stack(directory, *EXACT, "--decode", "2", "--tensor-parallel", "2")
+    yield running
+    running.stop()
+
+
+def ranks_of(pid: int) -> list[int]:
+    """The processes of the ranks that a worker has beside itself."""
+    return [child for child in descendants(pid) if "gemline.rank_group" in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+def test_a_divided_model_answers_as_a_whole_one(stack: Running, tmp_path: Path) -> None:
+    drawn = {**ASKED, "temperature": 0.9, "top_p": 0.9, "seed": 5, "max_tokens": 60}
+    divided = [complete(stack, **ASKED).answer, complete(stack, **drawn).answer]
+    whole = start_stack(tmp_path, *EXACT)
+    try:
+        assert [complete(whole, **ASKED).answer, complete(whole, **drawn).answer] == divided
+    finally:
+        whole.stop()
+
+
+def test_ranks_listen_to_this_machine_alone(stack: Running) -> None:
+    for worker in wait_for_workers(stack, 2):
+        (rank,) = ranks_of(worker.pid)
+        assert not listens_beyond_this_machine(rank)
+        assert not listens_beyond_this_machine(worker.pid)
+
+
+@pytest.mark.parametrize("victim", ["rank", "rank 0"])
+def test_a_rank_that_dies_takes_its_group_along_and_its_streams_go_on(stack: Running, victim: str) -> None:
+    expected = complete(stack, **ASKED).answer
+    workers = wait_for_workers(stack, 2)
+    lost: list[int] = []
+
+    def kill(event: int) -> None:
+        if event == 20:
+            worker = holder(workers)
+            (rank,) = ranks_of(worker.pid)
+            lost.extend((worker.pid, rank))
+            os.kill(rank if victim == "rank" else worker.pid, signal.SIGKILL)
+
+    told = complete(stack, kill, **ASKED)
+    assert told.answer == expected
+    assert gone(lost, within_s=5)
+    assert not {worker.pid for worker in wait_for_workers(stack, 2)} & set(lost)
+
+
+def test_a_rank_that_dies_while_nobody_asks_takes_its_group_along(stack: Running) -> None:
+    worker = wait_for_workers(stack, 2)[0]
+    (rank,) = ranks_of(worker.pid)
+    killed_s = time.monotonic()
+    os.kill(rank, signal.SIGKILL)
+    assert gone([worker.pid], within_s=5)
+    print(f"the group was gone {time.monotonic() - killed_s:.2f} s after a rank")
+    assert worker.pid not in [it.pid for it in wait_for_workers(stack, 2)]
