@@ -19,6 +19,7 @@ from gemline.errors import RateLimited, Unavailable
 
 pytestmark = pytest.mark.slow
 
+ADMIN_KEY = "ga_of_the_operators"
 MEASURED_S = 8.0
 AT_ONCE = 12  # of each tenant at each gateway: more than the worker has places
 ONCE = RetryPolicy(max_attempts=1)
@@ -28,7 +29,8 @@ BOUND = 1.5  # times what the other got
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     small = ("--runner", "process", "--topology", "colocated", "--threads", "1", "--max-running", "8")
-    running = start_stack(tmp_path_factory.mktemp("fair"), *small, "--first-prompt", "")
+    directory, secret = tmp_path_factory.mktemp("fair"), {"GEMLINE_ADMIN_KEY": ADMIN_KEY}
+    running = start_stack(directory, *small, "--first-prompt", "", "--admin-port", "0", environment=secret)
     yield running
     running.stop()
 
@@ -112,3 +114,10 @@ def admitted(client: Client) -> bool:
     except RateLimited:
         return False
     return True
+
+
+def test_the_operators_key_is_the_gateways_alone(stack: Running) -> None:
+    assert stack.ready["admin"]
+    for process in stack.ready["processes"]:
+        environment = Path(f"/proc/{process['pid']}/environ").read_text()
+        assert (ADMIN_KEY in environment) == (process["role"] == "gateway"), process["role"]
