@@ -10,6 +10,7 @@ from support.in_process import MODEL, TENANT, InProcess, in_process
 from support.session_talk import a_request, begin, said, say, user
 from support.workers import measure, measuring
 
+from gemline.cluster.records import Role
 from gemline.errors import (
     Conflict,
     ContextLengthExceeded,
@@ -168,6 +169,7 @@ async def test_a_turn_whose_worker_dies_changes_nothing(
             pass
     await platform.decode.stop()
     await eventually(lambda: not platform.gateway.ready())
+    await eventually(lambda: not sessions._view.workers(Role.DECODE))  # it hears of it a moment after the link
     session = await sessions.get(TENANT, session_id)
     assert (session.record.num_turns, session.record.num_tokens) == (1, before.num_tokens)
     assert not session.owner_present
