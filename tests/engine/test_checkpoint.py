@@ -168,7 +168,7 @@ def entry(dtype: object = "F32", shape: object = (8,), offsets: object = (0, 32)
         (b'{"a": 7}', b"", "tensor 'a': needs dtype, shape and data_offsets"),
         (entry(offsets=[0]), b"", "needs dtype, shape and data_offsets"),
         (entry(dtype=None), b"", "needs dtype, shape and data_offsets"),
-        (entry(dtype="F8_E4M3"), bytes(32), "stored as 'F8_E4M3', must be one of F32, BF16, F16"),
+        (entry(dtype="F64"), bytes(64), "stored as 'F64', must be one of F32, BF16, F16, I64, I32, I8, F8_E4M3"),
         (entry(shape=[-8]), bytes(32), "must be small lists of sizes"),
         (entry(shape=[8.0]), bytes(32), "must be small lists of sizes"),
         (entry(shape=[True]), bytes(32), "must be small lists of sizes"),

@@ -135,7 +135,7 @@ def test_parameter_shapes_are_those_of_transformers(tmp_path: Path) -> None:
         ("eos_token_id", ["1"], "['1']"),
         ("bos_token_id", 100, "bos_token_id: 100 is not under vocab_size 100"),
         ("use_bidirectional_attention", True, "use_bidirectional_attention"),
-        ("quantization_config", {"bits": 4}, "quantization_config"),
+        ("quantization_config", {"bits": 4}, "quantization_config.quant_method: compressed-tensors, gptq and awq are"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(tmp_path: Path, key: str, value: object, said: str) -> None:

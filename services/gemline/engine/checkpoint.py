@@ -1,25 +1,48 @@
 """A checkpoint directory of safetensors files: found, checked against the config, hashed. Knows no torch."""
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 from gemline.engine.config import Gemma2Config
 from gemline.engine.json_fields import JsonFields, read_json_object
+from gemline.engine.layout import FLOATS, Allowed, Layout
 from gemline.engine.manifest import verify_manifest
-from gemline.engine.tensor_file import TensorFile
+from gemline.engine.tensor_file import TensorEntry, TensorFile
 from gemline.errors import CheckpointError
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _HEAD = "lm_head.weight"
+_EMBEDDING = "model.embed_tokens.weight"
 _SAMPLE_BYTES = 64
+
+
+class Packed(NamedTuple):
+    """A matrix that is stored quantised."""
+
+    layout: Layout
+    shape: tuple[int, int]
+
+
+def packed_matrices(config: Gemma2Config, stored: Collection[str]) -> dict[str, Packed]:
+    """Which of the model's tensors are quantised, by the names of those that a checkpoint holds."""
+    layout, shapes = config.layout, config.parameter_shapes()
+    if layout is None:
+        return {}
+    return {
+        name: Packed(layout, (shape[0], shape[1]))
+        for name, shape in shapes.items()
+        if len(shape) == 2 and name != _EMBEDDING and layout.marker(name) in stored
+    }
 
 
 def open_checkpoint(model_dir: Path, config: Gemma2Config) -> tuple[TensorFile, ...]:
     """The files that hold the tensors, none of which has been read yet.
 
     Raises CheckpointError when a file is damaged or hostile, when SHA256SUMS is there and a file differs from it, and
-    when a tensor is missing, unknown or of another shape than the config says.
+    when a tensor is missing, unknown or of another type or shape than the config says.
     """
     files = _open_files(model_dir)
     _verify(files, config)
@@ -79,22 +102,47 @@ def _weight_map(path: Path) -> dict[str, str]:
 
 
 def _verify(files: list[TensorFile], config: Gemma2Config) -> None:
-    expected = config.parameter_shapes()
-    # A tied head may be stored all the same; it is not read, but a wrong one means a wrong file.
-    allowed = expected | {_HEAD: (config.vocab_size, config.hidden_size)}
-    missing = expected.keys() - {entry.name for file in files for entry in file.entries}
-    if missing:
+    stored = {entry.name for file in files for entry in file.entries}
+    allowed = _allowed(config, stored)
+    expected = {name for name, tensor in allowed.items() if not tensor.is_optional}
+    if missing := expected - stored:
         names = ", ".join(file.path.name for file in files[:4])
         raise CheckpointError(
             f"{files[0].path.parent}: {len(missing)} of {len(expected)} tensors are missing, "
-            f"the first is {min(missing)} {expected[min(missing)]} (looked in {names})"
+            f"the first is {min(missing)} {_shown(allowed[min(missing)].shapes)} (looked in {names})"
         )
     for file in files:
         for entry in file.entries:
             if entry.name not in allowed:
                 raise CheckpointError(f"{file.path}: tensor {entry.name!r:.200}: not part of the model of config.json")
-            if entry.shape != allowed[entry.name]:
-                raise CheckpointError(
-                    f"{file.path}: tensor {entry.name}: has shape {entry.shape}, "
-                    f"but config.json asks for {allowed[entry.name]}"
-                )
+            _verify_tensor(file, entry, allowed[entry.name])
+
+
+def _allowed(config: Gemma2Config, stored: Collection[str]) -> dict[str, Allowed]:
+    """Every tensor that there may be."""
+    packed = packed_matrices(config, stored)
+    allowed = {_HEAD: Allowed(FLOATS, ((config.vocab_size, config.hidden_size),), is_optional=True)}
+    # A tied head may be stored all the same; it is not read, but a wrong one means a wrong file.
+    for name, shape in config.parameter_shapes().items():
+        if name not in packed:
+            allowed[name] = Allowed(FLOATS, (shape,))
+            continue
+        allowed.pop(name, None)
+        allowed |= packed[name].layout.tensors(name, *packed[name].shape)
+    return allowed
+
+
+def _verify_tensor(file: TensorFile, entry: TensorEntry, allowed: Allowed) -> None:
+    if entry.shape not in allowed.shapes:
+        raise CheckpointError(
+            f"{file.path}: tensor {entry.name}: has shape {entry.shape}, "
+            f"but config.json asks for {_shown(allowed.shapes)}"
+        )
+    if entry.dtype not in allowed.dtypes:
+        raise CheckpointError(
+            f"{file.path}: tensor {entry.name}: stored as {entry.dtype!r}, must be one of {', '.join(allowed.dtypes)}"
+        )
+
+
+def _shown(shapes: Collection[tuple[int, ...]]) -> str:
+    return " or ".join(str(shape) for shape in shapes)

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Self
 
 from gemline.engine.json_fields import JsonFields, read_json_object
+from gemline.engine.layout import Layout
+from gemline.engine.layout_config import read_layout
 
 ACTIVATIONS = ("gelu_pytorch_tanh", "gelu", "silu", "relu")
 _ARCHITECTURE = "Gemma2ForCausalLM"
@@ -45,6 +47,7 @@ class Gemma2Config:
     bos_token_id: int = 2
     stop_token_ids: tuple[int, ...] = (1,)  # of config.json and generation_config.json together, ascending
     layer_kinds: tuple[LayerKind, ...] = ()  # one a layer; empty means local, global, local, ...
+    layout: Layout | None = None  # of matrices that are stored quantised; None: there are none
 
     def __post_init__(self) -> None:
         if not self.layer_kinds:
@@ -82,6 +85,7 @@ class Gemma2Config:
             bos_token_id=fields.integer("bos_token_id", 2, 0, _MAX_SIZE),
             stop_token_ids=tuple(sorted(stop_token_ids or {1})),
             layer_kinds=_layer_kinds(fields, num_layers),
+            layout=read_layout(fields),
         )
         _check_together(config, fields)
         return config
@@ -114,7 +118,10 @@ class Gemma2Config:
         return self.sliding_window if self.is_local(layer) else None
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor the checkpoint must hold, by its Hugging Face name; lm_head.weight only when it is not tied."""
+        """Every tensor of the model, by its Hugging Face name; lm_head.weight only when it is not tied.
+
+        A checkpoint holds them, or of a matrix that is stored quantised the tensors that `layout` says.
+        """
         shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, self.hidden_size)}
         for layer in range(self.num_hidden_layers):
             shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in self._layer_shapes().items()}
@@ -152,8 +159,6 @@ def _refuse_other_models(fields: JsonFields) -> None:
         raise fields.fail("model_type", f"must be 'gemma2', is {fields.raw('model_type')!r:.200}")
     if fields.flag("use_bidirectional_attention", False):
         raise fields.fail("use_bidirectional_attention", "must be false: a generating model's attention is causal")
-    if "quantization_config" in fields:
-        raise fields.fail("quantization_config", "quantized checkpoints are not supported")
 
 
 def _activation(fields: JsonFields) -> str:

@@ -13,7 +13,7 @@ from gemline.errors import CheckpointError
 _LENGTH_BYTES = 8  # the header's length, little endian, opens the file
 _MAX_HEADER_BYTES = 32 * 2**20
 _MAX_DIMS = 8
-_ITEM_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
+_ITEM_BYTES = {"F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I8": 1, "F8_E4M3": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class TensorEntry:
     """One tensor of a file; its bytes are [start, stop) of the file."""
 
     name: str
-    dtype: str  # in safetensors' words: F32, BF16 or F16
+    dtype: str  # in safetensors' words: F32, BF16, I32 and so on
     shape: tuple[int, ...]
     start: int
     stop: int

@@ -8,15 +8,24 @@ from typing import NamedTuple
 
 import torch
 
-from gemline.engine.checkpoint import open_checkpoint
+from gemline.engine.checkpoint import Packed, open_checkpoint, packed_matrices
 from gemline.engine.config import Gemma2Config
 from gemline.engine.memory import give_back_freed_memory
 from gemline.engine.options import Quantization
-from gemline.engine.part import Part
+from gemline.engine.part import Cut, Part
 from gemline.engine.tensor_file import TensorEntry, TensorFile
+from gemline.engine.unpack import Region, WrongValuesError, dequantized
 from gemline.errors import CheckpointError
 
-_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_DTYPES = {
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I8": torch.int8,
+    "F8_E4M3": torch.float8_e4m3fn,
+}
 _COPIED_BYTES = 2**20  # a mapping costs a file descriptor for as long as its tensor is held: not for a norm's scales
 
 
@@ -27,7 +36,9 @@ def load_weights(
 
     Raises CheckpointError as `open_checkpoint` does.
     """
-    return Weights(open_checkpoint(model_dir, config), quantization, part)
+    files = open_checkpoint(model_dir, config)
+    stored = {entry.name for file in files for entry in file.entries}
+    return Weights(files, quantization, part, packed_matrices(config, stored))
 
 
 class _Place(NamedTuple):
@@ -36,36 +47,45 @@ class _Place(NamedTuple):
 
 
 class Weights(Mapping[str, torch.Tensor]):
-    """Every tensor in the dtype it is stored in, read anew at each access.
+    """Every tensor in the dtype it is stored in, or in float32 if that is quantised, read anew at each access.
 
     Who packs one matrix after the other has one of them in memory at a time, and those pages are the file's own: the
     kernel may drop them. Where the weights are to be quantized, a tensor that cannot be raises CheckpointError.
     """
 
     def __init__(
-        self, files: tuple[TensorFile, ...], quantization: Quantization = "none", part: Part | None = None
+        self,
+        files: tuple[TensorFile, ...],
+        quantization: Quantization = "none",
+        part: Part | None = None,
+        packed: Mapping[str, Packed] | None = None,
     ) -> None:
-        self._places = {entry.name: _Place(file.path, entry) for file in files for entry in file.entries}
+        """`packed`: the matrices that are stored as other tensors than their own."""
+        self._stored = {entry.name: _Place(file.path, entry) for file in files for entry in file.entries}
+        self._packed = packed or {}
+        hidden = {part for name, it in self._packed.items() for part in it.layout.tensors(name, *it.shape)}
+        self._plain = {name: place for name, place in self._stored.items() if name not in hidden}
         self._quantization = quantization
         self._part = part
 
     @property
     def stored_dtypes(self) -> frozenset[torch.dtype]:
-        """The dtypes that occur."""
-        return frozenset(_DTYPES[place.entry.dtype] for place in self._places.values())
+        """The dtypes that occur among what is not quantised."""
+        return frozenset(_DTYPES[place.entry.dtype] for place in self._plain.values())
 
     @property
     def num_parameters(self) -> int:
         """Values of all tensors together."""
-        return sum(math.prod(place.entry.shape) for place in self._places.values())
+        shapes = (*(place.entry.shape for place in self._plain.values()), *(it.shape for it in self._packed.values()))
+        return sum(math.prod(shape) for shape in shapes)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         give_back_freed_memory()  # of packing the one before
-        tensor = _read(*self._places[name])
-        if self._part is not None:  # before anything reads it: what other ranks have stays in the file
-            tensor = tensor[self._part.cut(name)]
-            if not self._part.adds(name):
-                tensor = torch.zeros_like(tensor)
+        cut = () if self._part is None else self._part.cut(name)
+        # Cut before anything reads it: what other ranks have stays in the file.
+        tensor = self._unpacked(name, cut) if name in self._packed else _read(*self._plain[name])[cut]
+        if self._part is not None and not self._part.adds(name):
+            tensor = torch.zeros_like(tensor)
         if self._quantization != "none" and (num_wrong := _num_not_finite(tensor)):
             raise CheckpointError(
                 f"{name}: {num_wrong} values are not finite (NaN or Inf), so it cannot be quantized to"
@@ -74,10 +94,25 @@ class Weights(Mapping[str, torch.Tensor]):
         return tensor
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        yield from self._plain
+        yield from self._packed
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._plain) + len(self._packed)
+
+    def _unpacked(self, name: str, cut: Cut) -> torch.Tensor:
+        layout, shape = self._packed[name]
+        module = name.removesuffix("weight")
+        places = {
+            stored.removeprefix(module): self._stored[stored]
+            for stored in layout.tensors(name, *shape)
+            if stored in self._stored
+        }
+        tensors = {suffix: _read(*place) for suffix, place in places.items()}
+        try:
+            return dequantized(layout, tensors, shape, Region.of(shape, cut))
+        except WrongValuesError as error:
+            raise CheckpointError(f"{places[error.suffix].path}: tensor {module}{error.suffix}: {error}") from None
 
 
 def _read(path: Path, entry: TensorEntry) -> torch.Tensor:
