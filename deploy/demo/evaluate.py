@@ -47,6 +47,7 @@ def main() -> None:
     for name in arguments.stages:
         model_dir = export_stage(arguments.out, name)
         scores = {form: _scored(model_dir, form, arguments) for form in (_FORMS if arguments.full else ["bfloat16"])}
+        scores["asked"] = {"a row": arguments.per_task}
         if arguments.full:
             scores["ablated"] = _ablated(model_dir, arguments)
             scores["python"] = {

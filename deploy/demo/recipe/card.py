@@ -36,11 +36,12 @@ def _forms(scores: Scores) -> str:
     """A column for each way the engine computes it."""
     forms = [form for form in ("bfloat16", "int8", "int4", "ablated") if form in scores]
     rows = [[task, *(_percent(scores[form].get(task)) for form in forms)] for task in scores["bfloat16"]]
+    number = scores["asked"]["a row"]
     text = f"""## What is right, in percent
 
-Greedy answers of gemline's own engine, equal to the right one to the letter. The names, codes and pairs of addends
-asked for are none that it was trained on ("17 + 25" and "Ada" are such, too). A needle is as many tokens before the
-answer as its row says; "ablated" gives the global layers a window too.
+Of {number} questions a row: greedy answers of gemline's own engine, equal to the right one to the letter. The names,
+codes and pairs of addends asked for are none that it was trained on ("17 + 25" is such, too). A needle is as many
+tokens before the answer as its row says; "ablated" gives the global layers a window too.
 
 {_table(["", *forms], rows)}"""
     bits = scores.get("python", {}).get("bits per byte")
@@ -71,10 +72,12 @@ def _how(stage: Stage) -> str:
     taught = "from a teacher" if stage.teacher else "without a teacher"
     return f"""## How it was made
 
-`deploy/demo/train.py`, stage {stage.name}, {taught}: {stage.num_tokens / 1e6:.0f} million tokens of conversations made
+`deploy/demo/train.py`, stage {stage.name}, {taught}: {stage.num_tokens / 1e6:.1f} million tokens of conversations made
 by script from seed {stage.seed}, padding counted; answers alone are learned. A distilled student minimises half the
 cross entropy plus half the forward KL from its teacher, both softened by a temperature of 1.5. Muon for matrices,
-Adam for embeddings and norms. This card: `deploy/demo/evaluate.py --full {stage.name}`, then `deploy/demo/ship.py`."""
+Adam for embeddings and norms.
+
+This card: `deploy/demo/evaluate.py --full --per-task N {stage.name}`, then `deploy/demo/ship.py {stage.name}`."""
 
 
 def _seeds(scores: Mapping[str, Scores], prefix: str) -> list[Scores]:

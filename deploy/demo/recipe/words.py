@@ -6,7 +6,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 NAMES = _words(
-    """Adam Agnes Alan Alba Albert Alex Alice Alma Amara Amir Amy Ana Anders Andrea Andrew Angela Anita Anna Anton
+    """Ada Adam Agnes Alan Alba Albert Alex Alice Alma Amara Amir Amy Ana Anders Andrea Andrew Angela Anita Anna Anton
     Arthur Astrid Ava Barbara Ben Bella Boris Brian Bruno Carl Carla Carmen Cecilia Chen Chloe Clara Claude Daniel
     Dara David Diana Diego Dora Edgar Edith Elena Eli Elias Elin Elise Ella Elsa Emil Emily Emma Eric Erik Esther
     Eva Farid Fatima Felix Fiona Flora Frank Freya George Gina Grace Greta Gustav Hana Hanna Harry Hassan Hector

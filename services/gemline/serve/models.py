@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemline.demo.shipped import demo_model
+from gemline.demo.shipped import SHIPPED
 from gemline.errors import ConfigurationError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -25,7 +25,7 @@ def find_model(model: str | None) -> ModelSource:
     Raises ConfigurationError when it is neither a directory nor something the hub gives us.
     """
     if model is None:
-        return ModelSource(demo_model(), "gemline-demo")
+        return ModelSource(SHIPPED, "gemline-demo")
     path = Path(model).expanduser()
     if path.is_dir():
         return ModelSource(path, path.resolve().name)
