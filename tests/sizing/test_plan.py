@@ -13,13 +13,14 @@ from gemline.cli.main import app
 from gemline.engine.config import Gemma2Config, LayerKind
 from gemline.engine.model import Gemma2Model
 from gemline.engine.options import Quantization
+from gemline.engine.part import check_degree
 from gemline.errors import ConfigurationError
 from gemline.sizing.capacity import capacity
 from gemline.sizing.floors import decode_floor, prefill_floor
 from gemline.sizing.forms import CacheForm, WeightForm
 from gemline.sizing.gpus import GPUS
 from gemline.sizing.models import PUBLISHED, find_model
-from gemline.sizing.shard import Shard, check_degree
+from gemline.sizing.shard import Shard
 from gemline_kernels.choose import choose
 
 GIB, MIB, KIB = 2**30, 2**20, 2**10
@@ -43,7 +44,7 @@ def test_the_published_models_are_as_large_as_they_are_known_to_be(
     assert shard.sequence_bytes(1) == token_kib * KIB
     assert 8192 * shard.sequence_bytes(1) == kept_mib * MIB
     assert shard.sequence_bytes(8192) == cut_mib * MIB
-    assert Shard(shard.config, num_ranks=most_ranks).num_groups == 1
+    assert Shard(shard.config, num_ranks=most_ranks).own.num_key_value_heads == 1
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def decode_floor(shard: Shard, gpu: Gpu, num_streams: int, context: int) -> Floo
     config = shard.config
     read_bytes = shard.linear_bytes + shard.norm_bytes
     seen = context * config.num_global_layers + min(context, config.sliding_window) * config.num_local_layers
-    attention_flops = 4 * shard.num_heads * config.head_dim * seen * num_streams
+    attention_flops = 4 * shard.own.num_attention_heads * config.head_dim * seen * num_streams
     return Floor(
         max(read_bytes / gpu.bytes_per_s, 2 * shard.linear_size * num_streams / gpu.flops),
         max(shard.embedding_bytes / gpu.bytes_per_s, 2 * shard.embedding.size * num_streams / gpu.flops),
@@ -42,7 +42,7 @@ def decode_floor(shard: Shard, gpu: Gpu, num_streams: int, context: int) -> Floo
 def prefill_floor(shard: Shard, gpu: Gpu, num_tokens: int) -> Floor:
     """A prompt of so many tokens from nothing, at once; only its last row is given a token."""
     config = shard.config
-    scores = shard.num_heads * sum(
+    scores = shard.own.num_attention_heads * sum(
         config.num_layers_of(kind) * _num_seen(num_tokens, config.sliding_window if kind is LayerKind.LOCAL else None)
         for kind in LayerKind
     )

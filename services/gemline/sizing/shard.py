@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from gemline.engine.config import Gemma2Config, LayerKind
-from gemline.errors import ConfigurationError
+from gemline.engine.part import Part
 from gemline.sizing.forms import CACHE_BYTES, CacheForm, Matrix, WeightForm
 
 
@@ -11,8 +11,7 @@ from gemline.sizing.forms import CACHE_BYTES, CacheForm, Matrix, WeightForm
 class Shard:
     """One rank's part of a model.
 
-    Query heads, the MLP's inner width and the vocabulary are divided; so are key-value heads, as far as there are
-    enough, and beyond that each rank has a copy of one. Norms are everywhere.
+    What is divided how: `engine.part`. Norms are everywhere.
     """
 
     config: Gemma2Config
@@ -20,25 +19,17 @@ class Shard:
     cache: CacheForm = "bf16"
     num_ranks: int = 1
 
-    def __post_init__(self) -> None:
-        """Raises ConfigurationError when the model cannot be divided so."""
-        check_degree(self.config, self.num_ranks)
-
     @property
-    def num_heads(self) -> int:
-        """Query heads."""
-        return self.config.num_attention_heads // self.num_ranks
-
-    @property
-    def num_groups(self) -> int:
-        """Key-value heads."""
-        return max(1, self.config.num_key_value_heads // self.num_ranks)
+    def own(self) -> Gemma2Config:
+        """The shape of its layers. Raises ConfigurationError when the model cannot be divided so."""
+        return Part(self.config, 0, self.num_ranks).own_config
 
     @property
     def layer_matrices(self) -> tuple[Matrix, ...]:
         """Of one layer."""
-        width, inner = self.config.hidden_size, self.config.intermediate_size // self.num_ranks
-        query, key = self.num_heads * self.config.head_dim, self.num_groups * self.config.head_dim
+        own = self.own
+        width, inner = own.hidden_size, own.intermediate_size
+        query, key = own.num_attention_heads * own.head_dim, own.num_key_value_heads * own.head_dim
         return (
             Matrix(query + 2 * key, width),
             Matrix(width, query),
@@ -80,27 +71,10 @@ class Shard:
 
     def token_bytes(self, kind: LayerKind) -> int:
         """Keys and values of one position in all layers of that kind."""
-        of_layer = 2 * self.num_groups * self.config.head_dim * CACHE_BYTES[self.cache]
+        of_layer = 2 * self.own.num_key_value_heads * self.config.head_dim * CACHE_BYTES[self.cache]
         return self.config.num_layers_of(kind) * of_layer
 
     def sequence_bytes(self, num_tokens: int) -> int:
         """Keys and values of a whole sequence: of local layers no more than the window."""
         local = min(num_tokens, self.config.sliding_window)
         return num_tokens * self.token_bytes(LayerKind.GLOBAL) + local * self.token_bytes(LayerKind.LOCAL)
-
-
-def check_degree(config: Gemma2Config, num_ranks: int) -> None:
-    """Raises ConfigurationError, naming both numbers, when the model cannot be divided among so many."""
-    heads, groups = config.num_attention_heads, config.num_key_value_heads
-    if num_ranks < 1:
-        raise ConfigurationError(f"tensor_parallel must be at least 1, is {num_ranks}", param="tensor_parallel")
-    for name, size in (("num_attention_heads", heads), ("intermediate_size", config.intermediate_size)):
-        if size % num_ranks:
-            raise ConfigurationError(
-                f"tensor_parallel {num_ranks} does not divide {name} {size}", param="tensor_parallel"
-            )
-    if groups % num_ranks and num_ranks % groups:
-        raise ConfigurationError(
-            f"tensor_parallel {num_ranks} neither divides num_key_value_heads {groups} nor is a multiple of it",
-            param="tensor_parallel",
-        )
