@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from support.thread_ranks import ThreadRanks, together
 
-from gemline.engine.batch import Batch
+from gemline.engine.batch import Batch, Score
 from gemline.engine.checkpoint import open_checkpoint
 from gemline.engine.config import Gemma2Config
 from gemline.engine.engine import Engine
@@ -22,7 +22,7 @@ from gemline.engine.model import Gemma2Model
 from gemline.engine.options import EngineOptions
 from gemline.engine.params import SamplingParams
 from gemline.engine.part import Part
-from gemline.engine.ranks import TorchRanks
+from gemline.engine.ranks import RanksBroken, TorchRanks
 from gemline.engine.requests import EngineRequest
 from gemline.engine.weights import Weights
 from gemline.errors import ConfigurationError
@@ -107,6 +107,33 @@ def test_ranks_answer_as_one_does(num_ranks: int, groups: int) -> None:
             for one, other in zip(mine, theirs, strict=True):
                 assert one.token_ids == other.token_ids
                 assert one.values == pytest.approx(other.values, abs=1e-4)
+
+
+def test_a_step_that_fails_on_rank_0_breaks_the_group_and_is_not_tried_again() -> None:
+    """The others are in the midst of it: what rank 0 said next would meet them there."""
+
+    class Broken(Gemma2Model):
+        num_tries = 0
+
+        def forward(self, batch: Batch, cache: KvCache, score: Score | None = None) -> torch.Tensor:
+            self.num_tries += 1
+            raise MemoryError("no room for activations")
+
+    def run(ranks: ThreadRanks) -> int:
+        part = Part(CONFIG, ranks.rank, ranks.size)
+        if ranks.rank:
+            ranks.gather(torch.tensor(2**40))  # what is free, of which the pools are made
+            assert ranks.hear() is not None
+            return 0
+        model = Broken(CONFIG, parts_of(weights_of(CONFIG), part), torch.float32, reference, ranks=ranks)
+        engine = Engine(model, CONFIG, OPTIONS, "revision", ranks=ranks)
+        engine.add(EngineRequest(1, (2, 3, 4), 3, MIXED[0]))
+        engine.add(EngineRequest(2, (2, 3, 5), 3, MIXED[0]))
+        with pytest.raises(RanksBroken, match="no room for activations"):
+            engine.step()
+        return model.num_tries
+
+    assert together(2, run) == [1, 0]
 
 
 def test_each_rank_reads_its_slices_alone(tiny_checkpoint: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from gemline.engine.batch import Batch, Score
 from gemline.engine.kv_cache import KvCache
+from gemline.engine.ranks import RanksBroken
 from gemline.engine.sampling import Sampled, SampleRow
 from gemline.engine.shared_sampling import Vocabulary, choose_together
 
@@ -35,10 +36,18 @@ class Together:
         self._vocabulary = vocabulary
 
     def lead(self, batch: Batch, rows: Sequence[SampleRow], score: Score | None = None) -> list[Sampled | None]:
-        """One step; a token for each row of `sample_rows` that is not scored. Raises RanksBroken."""
+        """One step; a token for each row of `sample_rows` that is not scored.
+
+        Raises RanksBroken, also when the step fails here alone: the others are out of step for good.
+        """
         ask = Ask(batch, tuple(row.told() for row in rows))
         self._vocabulary.ranks.tell(ask)
-        return self._step(ask, score)
+        try:
+            return self._step(ask, score)
+        except RanksBroken:
+            raise
+        except Exception as error:
+            raise RanksBroken(f"rank 0 failed in a step: {error}") from error
 
     def follow(self) -> None:
         """Every other rank: what rank 0 does, until it says that it is over. Raises RanksBroken."""
