@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import torch
 
+from gemline_kernels.quantize import Int4Groups
+
 if TYPE_CHECKING:
     from gemline_kernels.decoding import Decoder
     from gemline_kernels.layers import KeysValues, Layers, Stack, Weights
@@ -86,6 +88,12 @@ class Backend(Protocol):
 
     def gated(self, gate_FD: torch.Tensor, up_FD: torch.Tensor, activation: str, quantization: Quantization) -> Gated:
         """Packs the weights of a gated MLP's first half."""
+
+    def linear_int4(self, groups_ND: Int4Groups, bias_N: torch.Tensor | None) -> Linear:
+        """Packs a weight that was quantised before, as it is where the backend has int4 products."""
+
+    def gated_int4(self, gate_FD: Int4Groups, up_FD: Int4Groups, activation: str) -> Gated:
+        """The same of a gated MLP's first half."""
 
     def embedding(self, weight_VD: torch.Tensor, quantization: Quantization) -> Embedding:
         """Packs an embedding, or a head of its own; "int4" and "fp8" give int8 here."""

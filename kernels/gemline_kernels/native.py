@@ -24,6 +24,8 @@ class NativeBackend:
         # Not methods that pass their arguments on: a decode step makes some 80 calls of these.
         self.linear = linear.linear
         self.gated = linear.gated
+        self.linear_int4 = linear.linear_int4
+        self.gated_int4 = linear.gated_int4
         self.embedding = linear.embedding
         self.rms_norm = pointwise.rms_norm
         self.add_norm = pointwise.add_norm

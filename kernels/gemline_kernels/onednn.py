@@ -19,7 +19,16 @@ from torch.nn import functional
 
 from gemline_kernels.backend import Embedding, Gated, Linear, Quantization
 from gemline_kernels.cpu.build import cpu_flags
-from gemline_kernels.quantize import Fp8Rows, Int8Rows, quantize_fp8, quantize_int4, quantize_int8, row_scale
+from gemline_kernels.quantize import (
+    Fp8Rows,
+    Int4Groups,
+    Int8Rows,
+    joined,
+    quantize_fp8,
+    quantize_int4,
+    quantize_int8,
+    row_scale,
+)
 from gemline_kernels.reference_attention import softcap
 from gemline_kernels.reference_linear import geglu
 
@@ -38,6 +47,17 @@ def gated(gate_FD: torch.Tensor, up_FD: torch.Tensor, activation: str, quantizat
     """`reference.gated`. Raises ValueError as `linear` does, and on an unknown activation."""
     geglu(torch.zeros(1, 1), torch.zeros(1, 1), activation)
     return _Gated(_matrix(torch.cat((gate_FD, up_FD)), quantization), activation)
+
+
+def linear_int4(groups_ND: Int4Groups, bias_N: torch.Tensor | None) -> Linear:
+    """`reference.linear_int4`."""
+    return _Linear(_int4_matrix(groups_ND), bias_N)
+
+
+def gated_int4(gate_FD: Int4Groups, up_FD: Int4Groups, activation: str) -> Gated:
+    """`reference.gated_int4`. Raises ValueError on an unknown activation."""
+    geglu(torch.zeros(1, 1), torch.zeros(1, 1), activation)
+    return _Gated(_int4_matrix(joined((gate_FD, up_FD))), activation)
 
 
 def embedding(weight_VD: torch.Tensor, quantization: Quantization) -> Embedding:
@@ -73,12 +93,16 @@ def _matrix(weight_ND: torch.Tensor, quantization: Quantization) -> _Matrix:
         case "int8":
             return _int8_matrix(quantize_int8(weight_ND))
         case "int4":
-            return _int8_matrix(quantize_int8(quantize_int4(weight_ND).dequantized()))
+            return _int4_matrix(quantize_int4(weight_ND))
         case "fp8":
             return _Fp8(quantize_fp8(weight_ND))
     if _prepacks(weight_ND.dtype):
         return _Prepacked(weight_ND)
     return _Plain(weight_ND.contiguous())
+
+
+def _int4_matrix(groups: Int4Groups) -> _Matrix:
+    return _int8_matrix(quantize_int8(groups.dequantized()))
 
 
 def _int8_matrix(rows: Int8Rows) -> _Matrix:

@@ -1,6 +1,6 @@
 """The backend for any CPU: torch's oneDNN products with weights packed once, everything else as `reference` does it."""
 
-from gemline_kernels.onednn import embedding, gated, linear
+from gemline_kernels.onednn import embedding, gated, gated_int4, linear, linear_int4
 from gemline_kernels.reference import (
     add_norm,
     check_shape,
@@ -19,8 +19,10 @@ __all__ = [
     "device",
     "embedding",
     "gated",
+    "gated_int4",
     "layers",
     "linear",
+    "linear_int4",
     "name",
     "paged_attention",
     "rms_norm",

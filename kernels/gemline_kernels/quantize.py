@@ -1,5 +1,6 @@
 """Quantised weights and activations in plain torch: the formats' specification. Knows no kernel's memory layout."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +63,10 @@ class Int4Groups:
     def num_bytes(self) -> int:
         """Memory of both tensors (the values take a byte each here)."""
         return self.values_NK.nbytes + self.scale_NJ.nbytes
+
+    def to(self, device: torch.device) -> "Int4Groups":
+        """The same on that device."""
+        return Int4Groups(self.values_NK.to(device), self.scale_NJ.to(device))
 
     def dequantized(self) -> torch.Tensor:
         """weight_NK, float32."""
@@ -131,6 +136,11 @@ def quantize_int4(weight_NK: torch.Tensor) -> Int4Groups:
         scale = torch.where(better, candidate, scale)
         values = torch.where(better, rounded.to(torch.int8), values)
     return Int4Groups(values.flatten(1)[:, :num_inputs].contiguous(), scale.squeeze(2).bfloat16())
+
+
+def joined(parts: Sequence[Int4Groups]) -> Int4Groups:
+    """One below the other."""
+    return Int4Groups(torch.cat([it.values_NK for it in parts]), torch.cat([it.scale_NJ for it in parts]))
 
 
 def _int4_scale(furthest: torch.Tensor, step: float) -> torch.Tensor:

@@ -8,7 +8,7 @@ from torch.nn import functional
 from gemline_kernels.backend import Normed, RopeTable
 from gemline_kernels.layers import KeysValues, Layers, PlainLayers, Stack, Weights
 from gemline_kernels.reference_attention import paged_attention, softcap
-from gemline_kernels.reference_linear import embedding, gated, geglu, linear
+from gemline_kernels.reference_linear import embedding, gated, gated_int4, geglu, linear, linear_int4
 
 __all__ = [
     "add_norm",
@@ -17,9 +17,11 @@ __all__ = [
     "device",
     "embedding",
     "gated",
+    "gated_int4",
     "geglu",
     "layers",
     "linear",
+    "linear_int4",
     "name",
     "paged_attention",
     "rms_norm",

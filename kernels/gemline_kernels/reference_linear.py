@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from gemline_kernels.backend import Quantization
-from gemline_kernels.quantize import quantize_fp8, quantize_int4, quantize_int8
+from gemline_kernels.quantize import Int4Groups, quantize_fp8, quantize_int4, quantize_int8
 from gemline_kernels.reference_attention import softcap
 
 
@@ -20,6 +20,17 @@ def gated(gate_FD: torch.Tensor, up_FD: torch.Tensor, activation: str, quantizat
     """y = activation(x . gate^T) * (x . up^T). Raises ValueError on an unknown activation."""
     geglu(torch.zeros(1, 1), torch.zeros(1, 1), activation)
     return _Gated(linear(gate_FD, None, quantization), linear(up_FD, None, quantization), activation)
+
+
+def linear_int4(groups_ND: Int4Groups, bias_N: torch.Tensor | None) -> "_Linear":
+    """`linear` of a weight that was quantised before."""
+    return _Linear(groups_ND, bias_N)
+
+
+def gated_int4(gate_FD: Int4Groups, up_FD: Int4Groups, activation: str) -> "_Gated":
+    """`gated` of weights that were quantised before. Raises ValueError on an unknown activation."""
+    geglu(torch.zeros(1, 1), torch.zeros(1, 1), activation)
+    return _Gated(linear_int4(gate_FD, None), linear_int4(up_FD, None), activation)
 
 
 def embedding(weight_VD: torch.Tensor, quantization: Quantization) -> "_Embedding":

@@ -21,6 +21,7 @@ from support.ready_made import (
     write,
     write_plain,
 )
+from torch.testing import assert_close
 
 from gemline.engine.batch import Batch
 from gemline.engine.config import Gemma2Config
@@ -79,6 +80,9 @@ CASES |= {
     "gptq, groups of 128": Case(gptq(128), gptq_config(128)),
     "gptq, a row": Case(gptq(-1), gptq_config(-1)),
     "gptq, asymmetric": Case(gptq(64, is_symmetric=False), gptq_config(64, sym=False)),
+    "gptq, asymmetric, nothing below zero": Case(
+        lambda weight_NK, random: gptq(64, is_symmetric=False)(weight_NK.abs(), random), gptq_config(64, sym=False)
+    ),
     "gptq, ordered": Case(gptq(32, is_ordered=True), gptq_config(32, desc_act=True)),
     "gptq, asymmetric and ordered": Case(
         gptq(128, is_symmetric=False, is_ordered=True), gptq_config(128, sym=False, desc_act=True)
@@ -180,6 +184,71 @@ def test_an_engine_gives_the_same_tokens_likeliest_or_drawn(
         answers.append(drain(engine))
     assert answers[0] == answers[1]
     assert len(set(answers[0][2])) > 8
+
+
+KEPT = {
+    "compressed int4, groups of 128": 0.0,
+    "compressed int4, a row": 0.0,
+    "gptq, groups of 128": 2**-8,  # its scales are float16
+    "gptq, a row": 2**-8,
+    "gptq, version 2": 2**-8,
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_int4_that_we_can_hold_is_kept_value_by_value(tmp_path: Path, name: str, num_ranks: int) -> None:
+    meant = write(tmp_path, *CASES[name])
+    config = Gemma2Config.load(tmp_path)
+    kept = 0
+    for rank in range(num_ranks):
+        part = Part(config, rank, num_ranks)
+        read = load_weights(tmp_path, config, "int4", part)
+        for weight, tensor in meant.items():
+            if (groups := read.int4_groups(weight)) is not None:
+                expected = tensor[part.cut(weight)]
+                assert_close(groups.dequantized(), expected, rtol=KEPT[name] * 1.001, atol=0)
+                kept += 1
+    assert (kept > 0) == (name in KEPT)
+    assert load(tmp_path).int4_groups(f"{DOWN}.weight") is None  # as it is not to be int4
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_model_in_int4_is_made_of_them(tmp_path: Path, name: str) -> None:
+    meant = write(tmp_path, *CASES[name])
+    config = Gemma2Config.load(tmp_path)
+    weights = load_weights(tmp_path, config, "int4")
+    layer = Gemma2Model(config, weights, BFLOAT16, reference, "int4").weights.stack.layers[1]
+    prefix = "model.layers.1."
+    query_key_value = torch.cat([meant[f"{prefix}self_attn.{part}_proj.weight"] for part in "qkv"])
+    packed: Any = layer  # the reference's own classes, whose weights can be looked at
+    for actual, expected in (
+        (packed.query_key_value.weight, query_key_value),
+        (packed.attention_out.weight, meant[f"{prefix}self_attn.o_proj.weight"]),
+        (packed.gate_up.gate.weight, meant[f"{prefix}mlp.gate_proj.weight"]),
+        (packed.gate_up.up.weight, meant[f"{prefix}mlp.up_proj.weight"]),
+        (packed.down.weight, meant[f"{DOWN}.weight"]),
+    ):
+        assert_close(actual.dequantized(), expected, rtol=KEPT[name] * 1.001, atol=0)
+    assert "14 kept, scales rounded to bfloat16 (off by 0" in str(weights.repacking)
+
+
+@pytest.mark.parametrize(
+    ("name", "quantization", "said"),
+    [
+        (FOUR_BITS, "none", "compressed-tensors, packed int4, groups of 128, symmetric: 14 matrices dequantized"),
+        (FOUR_BITS, "int4", "14 kept, scales rounded to bfloat16 (off by 0 % at most, model.layers"),
+        (FOUR_BITS, "int8", "14 quantized anew to int8 (off by 0."),
+        ("awq, groups of 128", "int4", "AWQ int4, groups of 128, asymmetric: 14 quantized anew to int4 (off by "),
+    ],
+)
+def test_the_log_tells_what_became_of_them_and_how_far_off_they_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, quantization: Quantization, said: str
+) -> None:
+    caplog.set_level("INFO")
+    write(tmp_path, *CASES[name])
+    load_model(tmp_path, EngineOptions(num_kv_blocks=32, quantization=quantization))
+    assert sum(said in record.getMessage() for record in caplog.records) == 1
 
 
 def test_modules_that_were_left_as_they_are_are_read_so(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from gemline_kernels import reference
 from gemline_kernels.backend import Quantization
 from gemline_kernels.gpu import linear
-from gemline_kernels.quantize import quantize_fp8, quantize_int4, quantize_int8
+from gemline_kernels.quantize import Int4Groups, quantize_fp8, quantize_int4, quantize_int8
 
 SHAPES = [(64, 128), (33, 200), (70, 1100), (1, 5)]
 
@@ -48,6 +48,18 @@ def test_linear_agrees(quantization: Quantization, num_rows: int, dtype: torch.d
         exact = x.double() @ weights.T + bias.double()
         magnitude = x.double().abs() @ weights.abs().T + bias.double().abs()
         check(linear.linear(weight, bias, quantization)(x), exact, magnitude, dtype)
+
+
+@pytest.mark.parametrize("num_rows", [1, 65])
+def test_groups_that_were_quantised_before_are_multiplied_as_they_are(num_rows: int) -> None:
+    torch.manual_seed(0)
+    gate, up = (Int4Groups(torch.randint(-8, 8, (40, 130), dtype=torch.int8), random(40, 2).bfloat16()) for _ in "gu")
+    bias, x = random(40), random(num_rows, 130)
+    for ours, specified in (
+        (linear.linear_int4(gate, bias), reference.linear_int4(gate, bias)),
+        (linear.gated_int4(gate, up, "silu"), reference.gated_int4(gate, up, "silu")),
+    ):
+        assert_close(ours(x), specified(x), rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4", "fp8", "none"])

@@ -222,6 +222,27 @@ def test_int4_weights_are_quantised_as_specified_but_for_ties() -> None:
     assert (packed_NK - weight_NK).norm() <= (specified_NK - weight_NK).norm() * 1.0001
 
 
+@pytest.mark.parametrize("shape", [(45, 300), (32, 128), (16, 96), (64, 1024)])
+def test_groups_that_were_quantised_before_are_packed_as_they_are(shape: tuple[int, int]) -> None:
+    weight = quantize.Int4Groups(
+        torch.randint(-8, 8, shape, generator=torch.Generator().manual_seed(0), dtype=torch.int8),
+        random(shape[0], -(-shape[1] // quantize.GROUP)).bfloat16(),
+    )
+    read_back_NK = Packed(weight, "int4").multiply(torch.eye(shape[1]), torch.float32).T
+    assert_close(read_back_NK, weight.dequantized(), rtol=1e-6, atol=0)
+
+
+def test_groups_of_a_gated_pair_lie_where_packing_would_put_them() -> None:
+    gate_FD, up_FD = random(45, 300).float(), random(45, 300, seed=1).float()
+    gate, up = (quantize.quantize_int4(weight) for weight in (gate_FD, up_FD))
+    x_TD = random(5, 300, seed=2)
+    packed, ready = native.gated(gate_FD, up_FD, "silu", "int4"), native.gated_int4(gate, up, "silu")
+    assert ready.num_bytes == packed.num_bytes
+    assert_close(ready(x_TD), packed(x_TD), rtol=2e-2, atol=1e-2)
+    with pytest.raises(ValueError, match=r"gate is \(45, 300\), but up is \(44, 300\)"):
+        native.gated_int4(gate, quantize.quantize_int4(up_FD[:44]), "silu")
+
+
 @pytest.mark.parametrize("quantization", ALL)
 def test_bias_is_added_before_rounding(quantization: Quantization) -> None:
     weight_NK, x_TK, bias_N = random(45, 300), random(5, 300, seed=1), random(45, seed=2)

@@ -5,6 +5,7 @@ import torch
 from gemline_kernels import onednn
 from gemline_kernels.backend import Embedding, Gated, Linear, Quantization
 from gemline_kernels.cpu.packed import Packed
+from gemline_kernels.quantize import Int4Groups
 
 
 def linear(weight_ND: torch.Tensor, bias_N: torch.Tensor | None, quantization: Quantization) -> Linear:
@@ -19,6 +20,16 @@ def gated(gate_FD: torch.Tensor, up_FD: torch.Tensor, activation: str, quantizat
     if quantization == "fp8" or _is_float(gate_FD, quantization):
         return onednn.gated(gate_FD, up_FD, activation, quantization)
     return PackedLinear(Packed(gate_FD, quantization, up_NK=up_FD, activation=activation))
+
+
+def linear_int4(groups_ND: Int4Groups, bias_N: torch.Tensor | None) -> Linear:
+    """`reference.linear_int4`, packed."""
+    return PackedLinear(Packed(groups_ND, "int4", bias_N=bias_N))
+
+
+def gated_int4(gate_FD: Int4Groups, up_FD: Int4Groups, activation: str) -> Gated:
+    """`reference.gated_int4`, packed side by side. Raises ValueError on an unknown activation."""
+    return PackedLinear(Packed(gate_FD, "int4", up_NK=up_FD, activation=activation))
 
 
 def embedding(weight_VD: torch.Tensor, quantization: Quantization) -> Embedding:

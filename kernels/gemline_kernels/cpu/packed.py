@@ -7,8 +7,9 @@ from typing import ClassVar
 import torch
 
 from gemline_kernels.backend import Quantization
+from gemline_kernels.cpu.int4_panels import int4_panels
 from gemline_kernels.cpu.native import library
-from gemline_kernels.quantize import not_finite
+from gemline_kernels.quantize import Int4Groups, not_finite
 
 _FORMATS: dict[Quantization, int] = {"none": 0, "int8": 1, "int4": 2}
 _ACTIVATIONS = ("", "gelu_pytorch_tanh", "gelu", "silu", "relu")
@@ -50,32 +51,37 @@ def _functions() -> ctypes.CDLL:
 class Packed:
     """A weight_NK, or the pair gate_NK and up_NK of a gated MLP, in panels of its own: the tensors are not kept.
 
-    "none" is bfloat16. Raises ValueError when a value to be quantised is not finite.
+    "none" is bfloat16. Groups that were quantised before go with "int4". Raises ValueError when a value to be quantised
+    is not finite.
     """
 
     def __init__(
         self,
-        weight_NK: torch.Tensor,
+        weight_NK: torch.Tensor | Int4Groups,
         quantization: Quantization,
         *,
-        up_NK: torch.Tensor | None = None,
+        up_NK: torch.Tensor | Int4Groups | None = None,
         activation: str = "",
         bias_N: torch.Tensor | None = None,
     ) -> None:
-        self.num_outputs, self.num_inputs = weight_NK.shape
+        self.num_outputs, self.num_inputs = _values(weight_NK).shape
         if self.num_inputs > _MOST_INPUTS:
             raise ValueError(f"a weight has {self.num_inputs} inputs, at most {_MOST_INPUTS} are supported")
         native = _functions()
         self._weight = _Weight(_FORMATS[quantization], self.num_outputs, self.num_inputs, activation_number(activation))
         self.address = ctypes.addressof(self._weight)
         num_panels = native.gemline_num_panels(self.address)
-        self._panels = torch.empty(num_panels * native.gemline_panel_bytes(self.address), dtype=torch.uint8)
+        if isinstance(weight_NK, Int4Groups):
+            self._panels = int4_panels(weight_NK, up_NK if isinstance(up_NK, Int4Groups) else None)
+        else:
+            self._panels = torch.empty(num_panels * native.gemline_panel_bytes(self.address), dtype=torch.uint8)
         self._scale = torch.empty(num_panels * _PANEL if quantization == "int8" else 0)
         self._bias = None if bias_N is None else bias_N.float().contiguous()
         self._weight.panels = self._panels.data_ptr()
         self._weight.scale = self._scale.data_ptr()
         self._weight.bias = None if self._bias is None else self._bias.data_ptr()
-        self._fill(weight_NK, up_NK)
+        if isinstance(weight_NK, torch.Tensor):
+            self._fill(weight_NK, None if up_NK is None else _values(up_NK))
         self._linear = native.gemline_linear
 
     def _fill(self, weight_NK: torch.Tensor, up_NK: torch.Tensor | None) -> None:
@@ -129,6 +135,10 @@ class Packed:
         if wrong >= 0:
             raise ValueError(f"token {int(index_T[wrong])} is outside a vocabulary of {self.num_outputs}")
         return out_TK
+
+
+def _values(weight_NK: torch.Tensor | Int4Groups) -> torch.Tensor:
+    return weight_NK.values_NK if isinstance(weight_NK, Int4Groups) else weight_NK
 
 
 def activation_number(activation: str) -> int:

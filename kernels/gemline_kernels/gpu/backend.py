@@ -7,7 +7,7 @@ import torch
 from gemline_kernels.decoding import Decoder
 from gemline_kernels.gpu.attention import paged_attention
 from gemline_kernels.gpu.layers import TritonLayers
-from gemline_kernels.gpu.linear import embedding, gated, linear
+from gemline_kernels.gpu.linear import embedding, gated, gated_int4, linear, linear_int4
 from gemline_kernels.gpu.pointwise import add_norm, rms_norm, rope_write
 from gemline_kernels.gpu.support import check_shape, is_max_free
 from gemline_kernels.layers import KeysValues, Layers, PlainLayers, Stack, Weights
@@ -19,8 +19,10 @@ __all__ = [
     "device",
     "embedding",
     "gated",
+    "gated_int4",
     "layers",
     "linear",
+    "linear_int4",
     "name",
     "paged_attention",
     "rms_norm",

@@ -15,7 +15,16 @@ from gemline_kernels.gpu.device import linear as device
 from gemline_kernels.gpu.pointwise import embed, rms_norm, softcap
 from gemline_kernels.gpu.pointwise import geglu as geglu_
 from gemline_kernels.gpu.support import num_processors
-from gemline_kernels.quantize import GROUP, Fp8Rows, Int4Groups, Int8Rows, quantize_fp8, quantize_int4, quantize_int8
+from gemline_kernels.quantize import (
+    GROUP,
+    Fp8Rows,
+    Int4Groups,
+    Int8Rows,
+    joined,
+    quantize_fp8,
+    quantize_int4,
+    quantize_int8,
+)
 from gemline_kernels.reference_linear import geglu
 
 _FEW_ROWS = 64
@@ -40,6 +49,17 @@ def gated(gate_FD: torch.Tensor, up_FD: torch.Tensor, activation: str, quantizat
     if quantization == "none":
         return _PlainGated(both, activation)
     return _QuantizedGated(_pack(both, quantization), activation)
+
+
+def linear_int4(groups_ND: Int4Groups, bias_N: torch.Tensor | None) -> Linear:
+    """`reference.linear_int4`."""
+    return _Quantized(_nibbles(groups_ND), bias_N)
+
+
+def gated_int4(gate_FD: Int4Groups, up_FD: Int4Groups, activation: str) -> Gated:
+    """`reference.gated_int4`. Raises ValueError on an unknown activation."""
+    geglu(torch.zeros(1, 1), torch.zeros(1, 1), activation)
+    return _QuantizedGated(_nibbles(joined((gate_FD, up_FD))), activation)
 
 
 def embedding(weight_VD: torch.Tensor, quantization: Quantization) -> Embedding:
@@ -86,9 +106,12 @@ def _pack(weight_ND: torch.Tensor, quantization: Quantization) -> _Packed:
             return quantize_int8(weight_ND)
         case "fp8":
             return quantize_fp8(weight_ND)
-    groups = quantize_int4(weight_ND)
-    num_inputs = weight_ND.shape[1]
-    padded = functional.pad(groups.values_NK, (0, -num_inputs % GROUP)).view(len(weight_ND), -1, 2, GROUP // 2)
+    return _nibbles(quantize_int4(weight_ND))
+
+
+def _nibbles(groups: Int4Groups) -> _Nibbles:
+    num_outputs, num_inputs = groups.values_NK.shape
+    padded = functional.pad(groups.values_NK, (0, -num_inputs % GROUP)).view(num_outputs, -1, 2, GROUP // 2)
     low, high = (padded.to(torch.int16) + 8).unbind(2)
     return _Nibbles((low | high << 4).to(torch.uint8).flatten(1), groups.scale_NJ.contiguous(), num_inputs)
 

@@ -8,7 +8,7 @@ step / sqrt(12) * |weight row|. The bound is six of these, beyond the rounding o
 import torch
 
 from gemline_kernels.backend import Backend, Quantization
-from gemline_kernels.quantize import quantize_fp8, quantize_int4, quantize_int8
+from gemline_kernels.quantize import Int4Groups, quantize_fp8, quantize_int4, quantize_int8
 from gemline_kernels.selfcheck.compare import compare, rounding
 
 _NUM_OUTPUTS, _NUM_INPUTS = 83, 330  # multiples of nothing
@@ -18,7 +18,7 @@ _STEEPEST = 1.13  # the largest slope of gelu
 
 
 def check_linear(backend: Backend, dtype: torch.dtype, quantization: Quantization) -> None:
-    """`linear` with and without bias, `gated`, `embedding`, for one row, a few and many."""
+    """`linear` with and without bias, `gated`, `embedding`, for one row, a few and many; int4 groups as they come."""
     random = torch.Generator().manual_seed(0)
     weights = 0.1 * torch.randn((3, _NUM_OUTPUTS, _NUM_INPUTS), generator=random)
     weight, gate, up = (part.to(dtype) for part in weights)
@@ -63,8 +63,13 @@ def _check_linear(
         case = f"{quantization}, {len(x_TD)} rows, bias: {given is not None}"
         packed = backend.linear(weight.to(device), None if given is None else given.to(device), quantization)
         actual = packed(x_TD.to(device))
+        bound = error + relative * (products.abs() + expected.abs()) + 1e-6
         # Products may be rounded before the bias is added.
-        compare("linear", case, actual, expected, error + relative * (products.abs() + expected.abs()) + 1e-6)
+        compare("linear", case, actual, expected, bound)
+        if quantization == "int4":
+            bias_N = None if given is None else given.to(device)
+            ready = backend.linear_int4(_groups(weight, device), bias_N)(x_TD.to(device))
+            compare("linear_int4", case, ready, expected, bound)
 
 
 def _check_gated(
@@ -80,6 +85,13 @@ def _check_gated(
     device = backend.device
     actual = backend.gated(gate.to(device), up.to(device), _ACTIVATION, quantization)(x_TD.to(device))
     compare("gated", f"{quantization}, {len(x_TD)} rows", actual, active * ups, bound)
+    if quantization == "int4":
+        ready = backend.gated_int4(_groups(gate, device), _groups(up, device), _ACTIVATION)(x_TD.to(device))
+        compare("gated_int4", f"{len(x_TD)} rows", ready, active * ups, bound)
+
+
+def _groups(weight: torch.Tensor, device: torch.device) -> Int4Groups:
+    return quantize_int4(weight).to(device)
 
 
 def _check_embedding(backend: Backend, x_TD: torch.Tensor, weight: torch.Tensor, quantization: Quantization) -> None:

@@ -82,6 +82,8 @@ def load_model(
         backend.name, dtype, options.quantization, model.weights.num_bytes, round(time.perf_counter() - begun_s, 3)
     )
     _log.info("%s: %s", model_dir, report)
+    if told := str(weights.repacking):
+        _log.info("%s: %s", model_dir, told)
     return Loaded(model, replace(options, dtype=dtype), revision(model_dir), report)
 
 

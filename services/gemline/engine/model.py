@@ -13,11 +13,13 @@ from gemline.engine.divided import SharedVocabulary, Summed
 from gemline.engine.kv_cache import KvCache
 from gemline.engine.part import Part
 from gemline.engine.ranks import Ranks
+from gemline.engine.weights import Weights as Stored
 from gemline.errors import ConfigurationError
 from gemline_kernels import reference
-from gemline_kernels.backend import Backend, Embedding, Linear, Quantization
+from gemline_kernels.backend import Backend, Embedding, Gated, Linear, Quantization
 from gemline_kernels.decoding import Decoder
 from gemline_kernels.layers import LayerWeights, PlainLayers, Stack, Weights
+from gemline_kernels.quantize import Int4Groups, joined
 
 _SCORED_AT_ONCE = 32  # rows: 32 MB of logits over 256000 tokens
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -133,9 +135,7 @@ class _Packer:
                 [f"{prefix}self_attn.{name}_proj" for name in "qkv"], self.config.attention_bias
             ),
             attention_out=self._summed(self._linear([f"{prefix}self_attn.o_proj"], self.config.attention_bias)),
-            gate_up=self.ops.gated(
-                self._joined([gate]), self._joined([up]), self.config.hidden_activation, self.quantization
-            ),
+            gate_up=self._gated(gate, up),
             down=self._summed(self._linear([f"{prefix}mlp.down_proj"], has_bias=False)),
             post_attention_norm_D=self._joined([prefix + "post_attention_layernorm.weight"]),
             pre_feedforward_norm_D=self._joined([prefix + "pre_feedforward_layernorm.weight"]),
@@ -150,7 +150,27 @@ class _Packer:
 
     def _linear(self, paths: Sequence[str], has_bias: bool) -> Linear:
         bias_N = self._joined([f"{path}.bias" for path in paths]) if has_bias else None
-        return self.ops.linear(self._joined([f"{path}.weight" for path in paths]), bias_N, self.quantization)
+        names = [f"{path}.weight" for path in paths]
+        if groups := self._groups(names):
+            return self.ops.linear_int4(joined(groups), bias_N)
+        return self.ops.linear(self._joined(names), bias_N, self.quantization)
+
+    def _gated(self, gate: str, up: str) -> Gated:
+        activation = self.config.hidden_activation
+        if groups := self._groups([gate, up]):
+            return self.ops.gated_int4(groups[0], groups[1], activation)
+        return self.ops.gated(self._joined([gate]), self._joined([up]), activation, self.quantization)
+
+    def _groups(self, names: Sequence[str]) -> list[Int4Groups]:
+        """Of matrices that a checkpoint has in int4 as we keep it; empty unless all are."""
+        if not isinstance(self.weights, Stored):
+            return []
+        found = []
+        for name in names:
+            if (groups := self.weights.int4_groups(name)) is None:
+                return []
+            found.append(groups.to(self.ops.device))
+        return found
 
     def _summed(self, own: Linear) -> Linear:
         return own if self.ranks is None else Summed(own, self.ranks)

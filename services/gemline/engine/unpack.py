@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from gemline.engine.layout import Form, Layout
+from gemline_kernels.quantize import GROUP, Int4Groups
 
 _NIBBLES = 8  # in a word of 32 bits
 _AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # which nibble of a word is output 0, 1, ...: it stores 0, 2, 4, 6, 1, 3, 5, 7
@@ -43,6 +44,13 @@ class _Coded(NamedTuple):
     scale_NJ: torch.Tensor
 
 
+class Kept(NamedTuple):
+    """Groups of ours, and their scales before they were rounded."""
+
+    groups: Int4Groups
+    exact_NJ: torch.Tensor
+
+
 Tensors = Mapping[str, torch.Tensor]  # by their names without the module
 
 
@@ -51,8 +59,7 @@ def dequantized(layout: Layout, tensors: Tensors, shape: tuple[int, int], region
 
     `shape` is the whole matrix's. Raises WrongValuesError.
     """
-    if "weight_shape" in tensors and (stored := tensors["weight_shape"].tolist()) != list(shape):
-        raise WrongValuesError("weight_shape", f"is {stored}, but config.json asks for {list(shape)}")
+    _check_shape(tensors, shape)
     group_K = _groups(layout, tensors, shape[1])[region.columns]
     num_outputs = region.rows.stop - region.rows.start
     weight_NK = torch.empty(num_outputs, region.columns.stop - region.columns.start)
@@ -61,22 +68,53 @@ def dequantized(layout: Layout, tensors: Tensors, shape: tuple[int, int], region
         rows = slice(region.rows.start + start, min(region.rows.start + start + step, region.rows.stop))
         codes_NK, zero_NJ, scale_NJ = _FORMS[layout.form](layout, tensors, Region(rows, region.columns))
         block_NK = weight_NK[start : start + step].copy_(codes_NK)
-        block_NK -= zero_NJ if isinstance(zero_NJ, int) else zero_NJ.float()[:, group_K]
-        block_NK *= _finite(layout, scale_NJ.float())[:, group_K]
+        block_NK -= zero_NJ if isinstance(zero_NJ, int) else zero_NJ.float().index_select(1, group_K)
+        block_NK *= _finite(layout, scale_NJ.float()).index_select(1, group_K)
     return weight_NK
+
+
+def int4_groups(layout: Layout, tensors: Tensors, shape: tuple[int, int], region: Region) -> Kept | None:
+    """That region as we keep int4 ourselves: its values, and its scales rounded to bfloat16. None where that cannot be.
+
+    It can be where values are int4, zero is in their middle and our groups of 128 lie within theirs. Raises
+    WrongValuesError.
+    """
+    if not may_be_int4_groups(layout, region):
+        return None
+    _check_shape(tensors, shape)
+    group_K = _groups(layout, tensors, shape[1])[region.columns]
+    codes_NK, _, scale_NJ = _FORMS[layout.form](layout, tensors, region)
+    if not group_K.equal(_neighbours(layout, shape[1])[region.columns]):
+        return None
+    scale_NJ = _finite(layout, scale_NJ.float())[:, group_K[::GROUP]]
+    return Kept(Int4Groups((codes_NK.to(torch.int8) - 8).contiguous(), scale_NJ.bfloat16()), scale_NJ)
+
+
+def may_be_int4_groups(layout: Layout, region: Region) -> bool:
+    """Before any tensor is read."""
+    is_int4 = layout.bits == 4 and layout.is_symmetric and not layout.is_ordered
+    return is_int4 and (layout.group_size is None or layout.group_size % GROUP == region.columns.start % GROUP == 0)
 
 
 def _groups(layout: Layout, tensors: Tensors, num_inputs: int) -> torch.Tensor:
     """group_K: that of each input."""
     suffix = "g_idx" if layout.form is Form.GPTQ else "weight_g_idx"
-    group_size = layout.group_size or num_inputs
     if suffix not in tensors or (layout.form is Form.WORDS and bool((tensors[suffix] == -1).all())):
-        return torch.arange(num_inputs) // group_size
+        return _neighbours(layout, num_inputs)
     group_K, num_groups = tensors[suffix].long(), layout.num_groups(num_inputs)
     wrong = group_K[(group_K < 0) | (group_K >= num_groups)]
     if len(wrong):
         raise WrongValuesError(suffix, f"names group {int(wrong[0])}, but there are {num_groups}")
     return group_K
+
+
+def _neighbours(layout: Layout, num_inputs: int) -> torch.Tensor:
+    return torch.arange(num_inputs) // (layout.group_size or num_inputs)
+
+
+def _check_shape(tensors: Tensors, shape: tuple[int, int]) -> None:
+    if "weight_shape" in tensors and (stored := tensors["weight_shape"].tolist()) != list(shape):
+        raise WrongValuesError("weight_shape", f"is {stored}, but config.json asks for {list(shape)}")
 
 
 def _words(layout: Layout, tensors: Tensors, region: Region) -> _Coded:
@@ -122,16 +160,15 @@ _FORMS: dict[Form, Callable[[Layout, Tensors, Region], _Coded]] = {
 }
 
 
-def _unpacked(
-    words_RW: torch.Tensor, values: slice, bits: int, order: tuple[int, ...] = tuple(range(_NIBBLES))
-) -> torch.Tensor:
+def _unpacked(words_RW: torch.Tensor, values: slice, bits: int, order: tuple[int, ...] | None = None) -> torch.Tensor:
     """Those values of each row, uint8: the first in the lowest bits of the first word, or as `order` says."""
     per_word = 32 // bits
     first = values.start // per_word
     bytes_RB = words_RW[:, first : -(-values.stop // per_word)].contiguous().view(torch.uint8)
     if bits == 4:
-        nibbles_RWI = torch.stack((bytes_RB & 15, bytes_RB >> 4), dim=2).view(len(bytes_RB), -1, _NIBBLES)
-        bytes_RB = nibbles_RWI[:, :, list(order)].flatten(1)
+        bytes_RB = torch.stack((bytes_RB & 15, bytes_RB >> 4), dim=2).flatten(1)
+    if order is not None:
+        bytes_RB = bytes_RB.view(len(bytes_RB), -1, _NIBBLES)[:, :, list(order)].flatten(1)
     return bytes_RB[:, values.start - first * per_word : values.stop - first * per_word]
 
 

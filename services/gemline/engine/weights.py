@@ -3,6 +3,7 @@
 import math
 import mmap
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,9 +14,11 @@ from gemline.engine.config import Gemma2Config
 from gemline.engine.memory import give_back_freed_memory
 from gemline.engine.options import Quantization
 from gemline.engine.part import Cut, Part
+from gemline.engine.repacking import Repacking
 from gemline.engine.tensor_file import TensorEntry, TensorFile
-from gemline.engine.unpack import Region, WrongValuesError, dequantized
+from gemline.engine.unpack import Region, Tensors, WrongValuesError, dequantized, int4_groups, may_be_int4_groups
 from gemline.errors import CheckpointError
+from gemline_kernels.quantize import Int4Groups
 
 _DTYPES = {
     "F32": torch.float32,
@@ -63,6 +66,7 @@ class Weights(Mapping[str, torch.Tensor]):
         """`packed`: the matrices that are stored as other tensors than their own."""
         self._stored = {entry.name: _Place(file.path, entry) for file in files for entry in file.entries}
         self._packed = packed or {}
+        self.repacking = Repacking(quantization)
         hidden = {part for name, it in self._packed.items() for part in it.layout.tensors(name, *it.shape)}
         self._plain = {name: place for name, place in self._stored.items() if name not in hidden}
         self._quantization = quantization
@@ -81,9 +85,8 @@ class Weights(Mapping[str, torch.Tensor]):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         give_back_freed_memory()  # of packing the one before
-        cut = () if self._part is None else self._part.cut(name)
         # Cut before anything reads it: what other ranks have stays in the file.
-        tensor = self._unpacked(name, cut) if name in self._packed else _read(*self._plain[name])[cut]
+        tensor = self._unpacked(name) if name in self._packed else _read(*self._plain[name])[self._cut(name)]
         if self._part is not None and not self._part.adds(name):
             tensor = torch.zeros_like(tensor)
         if self._quantization != "none" and (num_wrong := _num_not_finite(tensor)):
@@ -91,7 +94,25 @@ class Weights(Mapping[str, torch.Tensor]):
                 f"{name}: {num_wrong} values are not finite (NaN or Inf), so it cannot be quantized to"
                 f" {self._quantization}"
             )
+        if name in self._packed:
+            self.repacking.dequantized(name, self._packed[name].layout, tensor)
         return tensor
+
+    def int4_groups(self, name: str) -> Int4Groups | None:
+        """A matrix that was stored in int4 as we keep it, if it is to be int4 and can be so. Raises CheckpointError."""
+        if self._quantization != "int4" or name not in self._packed:
+            return None
+        layout, shape = self._packed[name]
+        region = Region.of(shape, self._cut(name))
+        if not may_be_int4_groups(layout, region):
+            return None
+        give_back_freed_memory()
+        with self._named(name) as tensors:
+            kept = int4_groups(layout, tensors, shape, region)
+        if kept is None:
+            return None
+        self.repacking.kept(name, layout, kept.exact_NJ, kept.groups)
+        return kept.groups
 
     def __iter__(self) -> Iterator[str]:
         yield from self._plain
@@ -100,17 +121,25 @@ class Weights(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         return len(self._plain) + len(self._packed)
 
-    def _unpacked(self, name: str, cut: Cut) -> torch.Tensor:
+    def _cut(self, name: str) -> Cut:
+        return () if self._part is None else self._part.cut(name)
+
+    def _unpacked(self, name: str) -> torch.Tensor:
         layout, shape = self._packed[name]
+        with self._named(name) as tensors:
+            return dequantized(layout, tensors, shape, Region.of(shape, self._cut(name)))
+
+    @contextmanager
+    def _named(self, name: str) -> Iterator[Tensors]:
+        """The tensors that stand for that matrix, by their names without its module, which errors get back."""
         module = name.removesuffix("weight")
         places = {
             stored.removeprefix(module): self._stored[stored]
-            for stored in layout.tensors(name, *shape)
+            for stored in self._packed[name].layout.tensors(name, *self._packed[name].shape)
             if stored in self._stored
         }
-        tensors = {suffix: _read(*place) for suffix, place in places.items()}
         try:
-            return dequantized(layout, tensors, shape, Region.of(shape, cut))
+            yield {suffix: _read(*place) for suffix, place in places.items()}
         except WrongValuesError as error:
             raise CheckpointError(f"{places[error.suffix].path}: tensor {module}{error.suffix}: {error}") from None
 
