@@ -213,6 +213,13 @@ def test_int4_that_we_can_hold_is_kept_value_by_value(tmp_path: Path, name: str,
     assert load(tmp_path).int4_groups(f"{DOWN}.weight") is None  # as it is not to be int4
 
 
+def test_groups_out_of_order_are_not_kept_though_config_json_says_nothing_of_it(tmp_path: Path) -> None:
+    meant = write(tmp_path, gptq(128, is_ordered=True), gptq_config(128))
+    read = load_weights(tmp_path, Gemma2Config.load(tmp_path), "int4")
+    assert read.int4_groups(f"{DOWN}.weight") is None
+    assert read[f"{DOWN}.weight"].equal(meant[f"{DOWN}.weight"])
+
+
 @pytest.mark.parametrize("name", KEPT)
 def test_a_model_in_int4_is_made_of_them(tmp_path: Path, name: str) -> None:
     meant = write(tmp_path, *CASES[name])
