@@ -51,6 +51,7 @@ def test_json_is_one_object_with_everything(home: Path) -> None:
         "text": "Hello",
         "finish_reason": "stop",
         "usage": {"prompt_tokens": 7, "completion_tokens": 3, "cached_tokens": 4},
+        "band": None,
     }
 
 
