@@ -36,15 +36,18 @@ check: $(VENV)/.dev
 
 # The fast tests first: a mistake shows in seconds; then GPU kernels interpreted, those that start processes, and last, one
 # by one, Ray and those that compare times. Two at a time whatever the machine: each may start a platform of its own.
-# A file's tests stay together, for they share what they start. To look for a marker in the files that do not name it would
-# mean to import them all.
+# A file's tests stay together, for they share what they start; among the slow ones some files share a stack, too, and
+# faults, which take longest, come first. To look for a marker in the files that do not name it would mean to import them all.
 BESIDE := -n 2 --dist loadfile
-marked = $(shell grep -rlE 'mark\.($(1))\b' tests --include='test_*.py')
+BY_STACK := -n 2 --dist loadgroup --no-loadscope-reorder
+marked = $(sort $(shell grep -rlE 'mark\.($(1))\b' tests --include='test_*.py'))
+SLOW = $(call marked,slow)
 test: export PYTHONDONTWRITEBYTECODE := # hundreds of processes are started, none of which shall compile our modules anew
 test: $(VENV)/.dev
 	$(PYTHON) -m pytest $(BESIDE) -m "not slow and not ray and not timing"
 	TRITON_INTERPRET=1 $(PYTHON) -m pytest -n 2 --dist worksteal tests/interpreted
-	$(PYTHON) -m pytest $(BESIDE) -m "slow and not ray and not timing" $(call marked,slow)
+	$(PYTHON) -m pytest $(BY_STACK) -m "slow and not ray and not timing" \
+		$(filter tests/faults/%,$(SLOW)) $(filter-out tests/faults/%,$(SLOW))
 	$(PYTHON) -m pytest -m "ray or timing" $(call marked,ray|timing)
 
 verify: $(VENV)/.dev

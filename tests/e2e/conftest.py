@@ -1,4 +1,7 @@
-"""Stacks that several end-to-end tests share: started once, never killed by a test."""
+"""Stacks that several end-to-end tests share: started once, never killed by a test.
+
+Who uses them has the mark xdist_group("shared-stacks"): they are started once for all, and not by each worker of xdist.
+"""
 
 from collections.abc import Iterator
 

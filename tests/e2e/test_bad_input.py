@@ -11,7 +11,7 @@ from support.stack import Running
 from gemline.v1 import inference_pb2 as pb
 from gemline.v1.inference_pb2_grpc import InferenceStub
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("shared-stacks")]
 
 USER = {"role": "user", "content": "Hello"}
 

@@ -7,7 +7,7 @@ import pytest
 from support.commands import gemline
 from support.stack import Running
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("shared-stacks")]
 
 
 @pytest.mark.parametrize(

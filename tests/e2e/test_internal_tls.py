@@ -22,6 +22,8 @@ from support.stack import Running, start_stack
 from gemline.cluster.records import Role
 from gemline.rpc.tls_files import TlsFiles
 
+pytestmark = pytest.mark.xdist_group("shared-stacks")
+
 NUM_TOKENS = 400
 
 

@@ -1,6 +1,5 @@
 """`gemline up --quantization` as a user meets it."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -69,13 +68,3 @@ def test_a_weight_that_cannot_be_quantized_is_named_in_one_line(tmp_path: Path) 
     assert ended.returncode == 1
     assert "model.layers.1.mlp.up_proj.weight: 1 values are not finite" in ended.stderr
     assert "Traceback" not in ended.stderr + ended.stdout
-
-
-def test_the_ready_file_tells_each_process_with_what_it_computes(tmp_path: Path) -> None:
-    running = start_stack(tmp_path, "--runner", "process", "--topology", "split")
-    ready = json.loads((tmp_path / "ready.json").read_text())
-    running.stop()
-    backends = {process["role"]: process["backend"] for process in ready["processes"]}
-    assert backends["prefill"] == backends["decode"] != ""
-    assert backends["gateway"] == backends["tokenization"] == ""
-    assert ready["dtype"] in ("float32", "bfloat16")

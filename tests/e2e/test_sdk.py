@@ -26,7 +26,7 @@ from gemline.errors import (
     Unavailable,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("shared-stacks")]
 
 HELLO = [Message("user", "Hello, who are you?")]
 SERVICE = "gemline.v1.Inference"

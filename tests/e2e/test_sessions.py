@@ -11,7 +11,7 @@ from support.stack import Running
 
 from gemline.client import AsyncClient, Client, Message
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("shared-stacks")]
 
 STORY = "Tell me of the river and of the road beside it, at some length. " * 6
 

@@ -12,7 +12,7 @@ from support.stack import Running
 
 from gemline.client import Client, Message
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("shared-stacks")]
 
 ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Who are you?"}]
 PERSON: dict[str, Any] = {

@@ -97,6 +97,13 @@ def test_the_ready_file_is_its_owners_alone_and_tells_every_process(many: Runnin
     assert httpx.get(f"{many.ready['http']}/readyz").status_code == 200
 
 
+def test_the_ready_file_tells_each_process_with_what_it_computes(many: Running) -> None:
+    backends = {process["role"]: process["backend"] for process in many.ready["processes"]}
+    assert backends["prefill"] == backends["decode"] != ""
+    assert backends["gateway"] == backends["tokenization"] == ""
+    assert many.ready["dtype"] in ("float32", "bfloat16")
+
+
 def test_another_name_is_served_when_asked(many: Running) -> None:
     assert [model.id for model in many.openai().models.list()] == ["my-gemma"]
 
@@ -152,6 +159,7 @@ def test_a_busy_port_is_named() -> None:
     assert "Traceback" not in ended.stderr + ended.stdout
 
 
+@pytest.mark.xdist_group("shared-stacks")
 def test_the_ready_file_is_json_with_all_the_documented_fields(colocated_stack: Running) -> None:
     running_json = json.loads((colocated_stack.output.parent / "ready.json").read_text())
     assert {"http", "grpc", "api_key", "model", "processes"} <= set(running_json)

@@ -159,13 +159,12 @@ def test_a_degree_that_does_not_divide_is_refused_before_anything_is_read(tiny_c
 def test_over_processes_and_gloo_logits_are_within_rounding(tmp_path: Path) -> None:
     """Each rank a process: what it computes and what crosses is real."""
     expected = scored(Gemma2Model(CONFIG, weights_of(CONFIG), torch.float32, reference), CONFIG)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # torch is imported once for all six
     for num_ranks in (2, 4):
         directory = tmp_path / str(num_ranks)
         directory.mkdir()
-        ranks = [
-            multiprocessing.get_context("spawn").Process(target=gloo_rank, args=(rank, num_ranks, directory))
-            for rank in range(num_ranks)
-        ]
+        ranks = [context.Process(target=gloo_rank, args=(rank, num_ranks, directory)) for rank in range(num_ranks)]
         for process in ranks:
             process.start()
         for process in ranks:

@@ -33,7 +33,7 @@ WHOLE: dict[str, Any] = {"prompt": "Once", "max_tokens": 900, "ignore_eos": True
 FREED_LIMIT_S = 60.0
 MAX_GROWTH_BYTES = 64 * 2**20
 MAX_MORE = 4  # files and threads: some come with their first use; what leaks comes with every request
-SOAK_S = float(os.environ.get("GEMLINE_SOAK_S", "30"))  # 600 by hand
+SOAK_S = float(os.environ.get("GEMLINE_SOAK_S", "15"))  # 600 by hand
 
 
 @pytest.fixture(scope="module")
