@@ -18,7 +18,7 @@ from gemline.cluster.records import WorkerRecord
 
 pytestmark = pytest.mark.slow
 
-NUM_TOKENS = 80
+NUM_TOKENS = 200  # so many that the first of them is here well before the last is computed, on a busy machine too
 # More than a prefill takes between two looks at the metrics, so that it is found before its first token.
 LONG = "The river went on and on, and so did the road beside it. " * 70
 GREEDY = {"temperature": 0.0}
