@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 from support.thread_ranks import ThreadRanks, together
 
 from gemline.engine.batch import Batch, Score
@@ -169,7 +170,7 @@ def test_over_processes_and_gloo_logits_are_within_rounding(tmp_path: Path) -> N
             process.start()
         for process in ranks:
             process.join()
-        found = torch.cat([torch.load(directory / f"logits-{rank}") for rank in range(num_ranks)], dim=-1)
+        found = torch.cat([load_file(directory / f"logits-{rank}")["part"] for rank in range(num_ranks)], dim=-1)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
@@ -180,7 +181,7 @@ def gloo_rank(rank: int, num_ranks: int, directory: Path) -> None:
     ranks = TorchRanks()
     part = Part(CONFIG, ranks.rank, ranks.size)
     model = Gemma2Model(CONFIG, parts_of(weights_of(CONFIG), part), torch.float32, reference, ranks=ranks)
-    torch.save(scored(model, part.own_config), directory / f"logits-{rank}")
+    save_file({"part": scored(model, part.own_config)}, directory / f"logits-{rank}")
     dist.destroy_process_group()
 
 
