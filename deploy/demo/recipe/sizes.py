@@ -50,7 +50,7 @@ class Stage(NamedTuple):
     teacher: str | None = None
 
 
-_OF_TEACHER, _OF_STUDENT = 4_000_000, 2_000_000  # tokens: what two cores can do in a night
+_OF_TEACHER, _OF_STUDENT = 2_400_000, 800_000  # tokens: what two cores can do in two hours
 
 # "first" is a student that is there early: it shows whether the data teaches what it should. Its data changed on the
 # way (sums as drills came in after 1.7 million tokens, more copying after 3.2 million), and its end was moved twice
