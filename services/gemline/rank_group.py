@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from gemline import orphan
 from gemline.engine.engine import Engine
-from gemline.engine.follower import follow
+from gemline.engine.group import follow
 from gemline.engine.options import EngineOptions
 from gemline.engine.ranks import RanksBroken, TorchRanks
 from gemline.errors import ConfigurationError, GemlineError
@@ -114,6 +114,7 @@ def load_engine(model_dir: Path, options: EngineOptions, on_loss: Callable[[str]
     """
     if options.tensor_parallel == 1:
         return Engine.load(model_dir, options)
+    check_gpus(options.tensor_parallel, torch.cuda.device_count())
     group = RankGroup(model_dir, options, on_loss)
     try:
         engine = Engine.load(model_dir, shared_out(options), group.join())
@@ -123,6 +124,16 @@ def load_engine(model_dir: Path, options: EngineOptions, on_loss: Callable[[str]
         group.stop()
         raise
     return engine
+
+
+def check_gpus(num_ranks: int, num_gpus: int) -> None:
+    """Raises ConfigurationError, naming both numbers, unless each rank has a GPU, or none has."""
+    if 0 < num_gpus < num_ranks:
+        raise ConfigurationError(
+            f"tensor_parallel {num_ranks} needs {num_ranks} GPUs, {num_gpus} can be seen; with CUDA_VISIBLE_DEVICES= "
+            "the CPU computes",
+            param="tensor_parallel",
+        )
 
 
 def shared_out(options: EngineOptions) -> EngineOptions:

@@ -1,6 +1,6 @@
 """Writes the checkpoints that are measured: Gemma 2 of a given shape with random bfloat16 weights from a fixed seed.
 
-    python tests/bench/checkpoint.py bench|2b [DIRECTORY]
+    python tests/bench/checkpoint.py bench|2b|27b-4 [DIRECTORY]
 
 Every server of the comparison loads the directory as it is: gemline, transformers and vLLM read tokenizer.json,
 llama.cpp's converter tokenizer.model. Without DIRECTORY it is made once, in the cache.
@@ -46,6 +46,7 @@ class Shape:
     head_dim: int
     sliding_window: int
     max_position_embeddings: int
+    query_pre_attn_scalar: int
 
     @property
     def config(self) -> dict[str, Any]:
@@ -54,7 +55,6 @@ class Shape:
             "architectures": ["Gemma2ForCausalLM"],
             "model_type": "gemma2",
             **vars(self),
-            "query_pre_attn_scalar": self.head_dim,
             "hidden_activation": "gelu_pytorch_tanh",
             "attn_logit_softcapping": 50.0,
             "final_logit_softcapping": 30.0,
@@ -70,8 +70,9 @@ class Shape:
 
 
 SHAPES = {
-    "bench": Shape(32000, 1024, 6144, 12, 8, 4, 128, 512, 2048),
-    "2b": Shape(256000, 2304, 9216, 26, 8, 4, 256, 4096, 8192),
+    "bench": Shape(32000, 1024, 6144, 12, 8, 4, 128, 512, 2048, 128),
+    "2b": Shape(256000, 2304, 9216, 26, 8, 4, 256, 4096, 8192, 256),
+    "27b-4": Shape(256000, 4608, 36864, 4, 32, 16, 128, 4096, 8192, 144),  # 4 of its 46 layers
 }
 
 

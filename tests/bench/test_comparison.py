@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from gemline.engine.config import Gemma2Config
 
-SMALL = checkpoint.Shape(1100, 32, 64, 2, 4, 2, 16, 16, 256)
+SMALL = checkpoint.Shape(1100, 32, 64, 2, 4, 2, 16, 16, 256, 16)
 
 
 @pytest.fixture(scope="module")

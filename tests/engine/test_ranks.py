@@ -1,7 +1,6 @@
 """A model that is divided among ranks gives what it gives whole: logits, tokens, whatever is asked for."""
 
 import multiprocessing
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
+from support.divided import CONFIG, OPTIONS, divided_engine, parts_of, weights_of, whole_engine
 from support.thread_ranks import ThreadRanks, together
 
 from gemline.engine.batch import Batch, Score
@@ -16,11 +16,8 @@ from gemline.engine.checkpoint import open_checkpoint
 from gemline.engine.config import Gemma2Config
 from gemline.engine.engine import Engine
 from gemline.engine.events import Logprobs
-from gemline.engine.follower import follow_with
 from gemline.engine.kv_cache import KvCache
-from gemline.engine.loading import Loaded, LoadReport
 from gemline.engine.model import Gemma2Model
-from gemline.engine.options import EngineOptions
 from gemline.engine.params import SamplingParams
 from gemline.engine.part import Part
 from gemline.engine.ranks import RanksBroken, TorchRanks
@@ -29,20 +26,6 @@ from gemline.engine.weights import Weights
 from gemline.errors import ConfigurationError
 from gemline_kernels import reference
 
-CONFIG = Gemma2Config(
-    vocab_size=331,  # no degree divides it
-    hidden_size=48,
-    intermediate_size=96,
-    num_hidden_layers=4,
-    num_attention_heads=8,
-    num_key_value_heads=2,
-    head_dim=16,
-    max_position_embeddings=128,
-    query_pre_attn_scalar=24.0,
-    sliding_window=9,
-    attention_bias=True,
-)
-OPTIONS = EngineOptions(num_kv_blocks=200, block_size=4, max_batch_tokens=16, max_running=6, num_threads=1)
 MIXED = (
     SamplingParams(12, temperature=0.0),
     SamplingParams(12, temperature=0.9, seed=7),
@@ -50,18 +33,6 @@ MIXED = (
     SamplingParams(12, temperature=0.7, min_p=0.05, repetition_penalty=1.4, logit_bias={5: 2.0}, seed=9),
     SamplingParams(12, temperature=0.0, num_logprobs=2, prompt_logprobs=True),
 )
-
-
-def weights_of(config: Gemma2Config) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    return {
-        name: torch.randn(shape, generator=generator) * (0.3 if name.endswith("norm.weight") else shape[-1] ** -0.5)
-        for name, shape in config.parameter_shapes().items()
-    }
-
-
-def parts_of(weights: Mapping[str, torch.Tensor], part: Part) -> dict[str, torch.Tensor]:
-    return {name: tensor[part.cut(name)] * (1.0 if part.adds(name) else 0.0) for name, tensor in weights.items()}
 
 
 Answers = dict[int, list[tuple[int, list[Logprobs]]]]
@@ -77,30 +48,15 @@ def answers(engine: Engine) -> Answers:
         for event in engine.step().tokens:
             said = [event.logprobs] if event.logprobs is not None else []
             found[event.seq_id].append((event.token_id, [*said, *event.prompt_logprobs]))
-    engine.end()
     return found
-
-
-def answers_of_ranks(num_ranks: int, config: Gemma2Config, weights: Mapping[str, torch.Tensor]) -> Answers:
-    def run(ranks: ThreadRanks) -> Answers:
-        part = Part(config, ranks.rank, ranks.size)
-        model = Gemma2Model(config, parts_of(weights, part), torch.float32, reference, ranks=ranks)
-        if ranks.rank == 0:
-            return answers(Engine(model, config, OPTIONS, "revision", ranks=ranks))
-        report = LoadReport("reference", "float32", "none", 0, 0.0)
-        follow_with(Loaded(model, OPTIONS.for_device("cpu"), "revision", report), ranks)
-        return {}
-
-    return together(num_ranks, run)[0]
 
 
 @pytest.mark.parametrize(("num_ranks", "groups"), [(1, 2), (2, 2), (4, 2), (4, 8), (8, 1)])
 def test_ranks_answer_as_one_does(num_ranks: int, groups: int) -> None:
     """Greedy and drawn, truncated and penalised, with log-probabilities of answer and prompt."""
     config = replace(CONFIG, num_key_value_heads=groups)
-    weights = weights_of(config)
-    whole = answers(Engine(Gemma2Model(config, weights, torch.float32, reference), config, OPTIONS, "revision"))
-    divided = answers_of_ranks(num_ranks, config, weights)
+    whole = answers(whole_engine(config))
+    divided = divided_engine(num_ranks, config, answers)
     for seq_id, expected in whole.items():
         assert [token_id for token_id, _ in divided[seq_id]] == [token_id for token_id, _ in expected]
         for (_, mine), (_, theirs) in zip(divided[seq_id], expected, strict=True):

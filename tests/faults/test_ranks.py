@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.decode_workers import holder, wait_for_workers
+from support.decode_workers import holder, living, wait_for_workers
+from support.metrics import metric
 from support.processes import descendants, gone, listens_beyond_this_machine
 from support.sse import complete
 from support.stack import Running, start_stack
+
+from gemline.cluster.records import Role
 
 pytestmark = pytest.mark.slow
 
@@ -76,3 +79,25 @@ def test_a_rank_that_dies_while_nobody_asks_takes_its_group_along(stack: Running
     assert gone([worker.pid], within_s=5)
     print(f"the group was gone {time.monotonic() - killed_s:.2f} s after a rank")
     assert worker.pid not in [it.pid for it in wait_for_workers(stack, 2)]
+
+
+def test_divided_prefill_workers_feed_divided_decode_workers(tmp_path: Path) -> None:
+    """Prefilled by two ranks, decoded by two others; when a prefill rank dies, its prompt is computed by the latter."""
+    asked = {**ASKED, "prompt": "The bird sang. " * 40, "max_tokens": 40}
+    whole = start_stack(tmp_path, *EXACT)
+    try:
+        expected = complete(whole, **asked).answer
+    finally:
+        whole.stop()
+    split = ("--topology", "split", "--remote-prefill", "always", "--tensor-parallel", "2")
+    running = start_stack(tmp_path, *EXACT, *split)
+    try:
+        assert complete(running, **asked).answer == expected
+        assert metric(running, "decode", "gemline_prefills_total", where="remote") == 1
+        (prefill,) = living(running.ready["redis_url"], Role.PREFILL)
+        (rank,) = ranks_of(prefill.pid)
+        os.kill(rank, signal.SIGKILL)
+        assert complete(running, **{**asked, "prompt": "A" + asked["prompt"]}).answer
+        assert gone([prefill.pid, rank], within_s=5)
+    finally:
+        running.stop()

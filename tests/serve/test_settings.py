@@ -36,6 +36,7 @@ worker_settings = st.builds(
     prefix_cache=st.booleans(),
     threads=st.none() | st.integers(1, 64),
     gpu_share=st.floats(0.001, 1.0),
+    tensor_parallel=st.integers(1, 8),
     prefill=st.sampled_from(["auto", "always", "never"]),
     kv_transport=st.sampled_from(["auto", "shm", "socket", "grpc"]),
     system_prompt=st.sampled_from(["refuse", "prepend"]),
@@ -94,6 +95,20 @@ def test_the_cores_are_shared_out_among_the_engines() -> None:
     assert resolve(StackSettings(topology="colocated"), num_cores=2).threads == 2
     assert resolve(StackSettings(num_prefill=2, num_decode=2), num_cores=2).threads == 1
     assert resolve(StackSettings(threads=7), num_cores=2).threads == 7
+
+
+def test_gpus_are_shared_out_among_the_ranks() -> None:
+    stack = StackSettings(tensor_parallel=4, prefill_tensor_parallel=2, num_prefill=2)
+    workers = {
+        role: stack.worker(role, model_dir=Path("m"), served_model_name="n", redis_url="redis://h") for role in Role
+    }
+    assert {role: worker.num_gpus for role, worker in workers.items()} == {
+        Role.TOKENIZATION: 0,
+        Role.PREFILL: 2,
+        Role.DECODE: 4,
+    }
+    assert resolve(stack, num_gpus=8).gpu_share == 1
+    assert resolve(stack, num_gpus=4).gpu_share == 0.5
 
 
 def test_a_colocated_stack_starts_no_prefill_worker() -> None:

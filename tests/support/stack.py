@@ -46,14 +46,20 @@ class Running:
 
 
 def start_stack(
-    directory: Path, *options: str, environment: dict[str, str] | None = None, shipped: bool = False
+    directory: Path,
+    *options: str,
+    environment: dict[str, str] | None = None,
+    shipped: bool = False,
+    model: Path | None = None,
+    limit_s: float = START_LIMIT_S,
 ) -> Running:
     """Run `gemline up` with these options until it is ready.
 
-    On a model made of noise, which never ends an answer by itself, unless `shipped`: then on the one that has meaning.
+    On a model made of noise, which never ends an answer by itself, unless `shipped`: then on the one that has meaning;
+    or on `model`.
     """
     if not shipped:
-        options = ("--model", str(cached_demo()), "--served-model-name", "gemline-demo", *options)
+        options = ("--model", str(model or cached_demo()), "--served-model-name", "gemline-demo", *options)
     ready_file = directory / "ready.json"
     output = directory / "up.log"
     command = [sys.executable, "-m", "gemline.cli.main", "up", "--http-port", "0", "--grpc-port", "0"]
@@ -64,7 +70,7 @@ def start_stack(
             stderr=subprocess.STDOUT,
             env={**os.environ, **(environment or {})},
         )
-    limit = time.monotonic() + START_LIMIT_S
+    limit = time.monotonic() + limit_s
     while not ready_file.exists():
         if process.poll() is not None or time.monotonic() > limit:
             process.kill()

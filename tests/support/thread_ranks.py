@@ -37,6 +37,16 @@ class ThreadRanks:
         assert len({(it.shape, it.dtype) for it in found}) == 1, "ranks may gather what is alike only"
         return found
 
+    def collect(self, x: torch.Tensor) -> list[torch.Tensor]:
+        found = self.gather(x)
+        return [] if self.rank else found
+
+    def deal(self, shares: list[torch.Tensor] | None, x: torch.Tensor) -> None:
+        assert (shares is None) == bool(self.rank)
+        mine = self._exchange(shares)[0][self.rank]
+        assert (mine.shape, mine.dtype) == (x.shape, x.dtype)
+        x.copy_(mine)
+
     def tell(self, what: Any) -> None:
         assert self.rank == 0
         self._exchange(what)

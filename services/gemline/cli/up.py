@@ -68,6 +68,9 @@ def up(
     tensor_parallel: Annotated[
         int, typer.Option(min=1, help="GPUs, or processes, that share each layer of an engine")
     ] = 1,
+    prefill_tensor_parallel: Annotated[
+        int | None, typer.Option(min=1, help="the same for prefill workers alone; default: as --tensor-parallel")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="torch threads of each engine; default: the cores, shared")
     ] = None,
@@ -107,6 +110,7 @@ def up(
         max_batch_tokens=max_batch_tokens,
         prefix_cache=prefix_cache,
         tensor_parallel=tensor_parallel,
+        prefill_tensor_parallel=prefill_tensor_parallel,
         threads=threads,
         system_prompt=system_prompt,
         remote_prefill=remote_prefill,

@@ -12,6 +12,7 @@ from gemline.engine import handover
 from gemline.engine.blocks import BlockCounts
 from gemline.engine.config import Gemma2Config, LayerKind
 from gemline.engine.events import FailureEvent, Logprobs, PrefillEvent, StepResult, TokenEvent
+from gemline.engine.group import Whole, lead
 from gemline.engine.handover import Handover, Payload, Positions
 from gemline.engine.kv_cache import KvCache, block_bytes
 from gemline.engine.kv_form import KvForm, Scales
@@ -30,7 +31,6 @@ from gemline.engine.runner import Model, Outcome, Runner
 from gemline.engine.sampling import Sampled
 from gemline.engine.scheduler import Budget, Chunk, Plan, has_room, schedule
 from gemline.engine.sequence import Sequence, Status
-from gemline.engine.shared_sampling import Vocabulary
 from gemline.errors import CheckpointError, InternalError, InvalidRequest, Overloaded, WorkerLost
 
 __all__ = ["Engine", "EngineOptions", "EngineRequest", "UnknownSequence"]
@@ -83,8 +83,8 @@ class Engine:
         part = Part(config) if ranks is None else Part(config, ranks.rank, ranks.size)
         self.num_blocks = pools_of(part, options, dtype, model.device, ranks)
         self._cache = KvCache(part.own_config, *self.num_blocks, options.block_size, dtype, model.device)
-        vocabulary = None if ranks is None else Vocabulary(config.vocab_size, part.tokens, ranks)
-        self._runner = Runner(model, self._cache, options.max_running, vocabulary)
+        whole = Whole(self._cache) if ranks is None else lead(model, self._cache, part, ranks)
+        self._runner = Runner(model, self._cache, options.max_running, whole.together)
         self._budget = Budget(options.max_batch_tokens, options.max_running)
         self._pacer = Pacer(options.max_batch_tokens)
         self._roster = Roster(
@@ -96,7 +96,7 @@ class Engine:
             tenant_share=options.tenant_cache_share,
             looks_ahead=self._runner.looks_ahead,
         )
-        self.handover = Handover(self._cache, self._roster)
+        self.handover = Handover(whole.cache, self._roster)
 
     @classmethod
     def load(cls, model_dir: Path, options: EngineOptions, ranks: Ranks | None = None) -> Self:

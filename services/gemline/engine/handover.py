@@ -1,14 +1,13 @@
 """Keys and values of sequences as bytes, out of one worker's cache and into another's. Knows no wire."""
 
 import threading
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from gemline.engine.config import Gemma2Config
-from gemline.engine.kv_cache import KvCache
 from gemline.engine.kv_form import FLOAT8, KvForm, Scales
 from gemline.engine.roster import Roster, UnknownSequence
 from gemline.engine.sequence import Sequence, Status
@@ -28,6 +27,23 @@ class Positions(NamedTuple):
     stop: int
 
 
+class KvStore(Protocol):
+    """Keys and values of every KV head: a cache, or what ranks have of one between them."""
+
+    config: Gemma2Config
+    dtype: torch.dtype
+
+    @property
+    def is_in_this_memory(self) -> bool:
+        """Whether copies may run in any thread."""
+
+    def gather(self, layer: int, slots_T: torch.Tensor, heads: range, out_2TGK: torch.Tensor) -> None:
+        """Copies keys, then values, of those slots and KV heads into a tensor of `dtype` in this memory."""
+
+    def scatter(self, layer: int, slots_T: torch.Tensor, heads: range, data_2TGK: NDArray[np.uint8]) -> None:
+        """Writes them, given as the bytes of `dtype`."""
+
+
 class Handover:
     """An engine's door for keys and values. Where `is_for_any_thread`, copies run beside the engine's steps.
 
@@ -39,14 +55,14 @@ class Handover:
     frame's. So none ever lands in what belongs to somebody else.
     """
 
-    def __init__(self, cache: KvCache, roster: Roster) -> None:
+    def __init__(self, cache: KvStore, roster: Roster) -> None:
         self._cache = cache
         self._roster = roster
         self._landings: dict[int, threading.Lock] = {}  # by seq_id
 
     @property
     def is_for_any_thread(self) -> bool:
-        """Not with a cache on an accelerator, whose work is queued by one thread."""
+        """Not with a cache on an accelerator or among ranks, whose work is queued by one thread."""
         return self._cache.is_in_this_memory
 
     def open(self, seq_id: int) -> None:
@@ -95,7 +111,7 @@ def kv_ranges(config: Gemma2Config, num_tokens: int, start: int = 0) -> tuple[Po
     )
 
 
-def _export(cache: KvCache, sequence: Sequence, layer: int, at: Positions, form: KvForm, out: memoryview) -> Scales:
+def _export(cache: KvStore, sequence: Sequence, layer: int, at: Positions, form: KvForm, out: memoryview) -> Scales:
     """A table that gives up its blocks begins a new list of entries, and no list comes back: while it has the same list
     and the same entry there, it has held that block all the time. That the positions are computed is asked once more
     when the slots are known: what was true of an earlier list may be read for a moment after that has gone.
@@ -111,7 +127,7 @@ def _export(cache: KvCache, sequence: Sequence, layer: int, at: Positions, form:
 
 
 def _import(
-    cache: KvCache, sequence: Sequence, layer: int, at: Positions, form: KvForm, scales: Scales, payload: Payload
+    cache: KvStore, sequence: Sequence, layer: int, at: Positions, form: KvForm, scales: Scales, payload: Payload
 ) -> None:
     if at.start < sequence.num_computed:
         raise IndexError(f"positions [{at.start}, {at.stop}) came; those before {sequence.num_computed} are there")
@@ -129,7 +145,7 @@ def _check_computed(sequence: Sequence, at: Positions) -> None:
         raise IndexError(f"positions [{at.start}, {at.stop}) are not computed; {sequence.num_computed} are")
 
 
-def _gather(cache: KvCache, layer: int, slots: list[int], form: KvForm, out: memoryview) -> Scales:
+def _gather(cache: KvStore, layer: int, slots: list[int], form: KvForm, out: memoryview) -> Scales:
     slots_T = torch.tensor(slots, dtype=torch.int64)
     # numpy holds on to the buffer: with torch's own frombuffer the memory could be unmapped while it is written to.
     out_2TGK = torch.from_numpy(np.frombuffer(out, dtype=np.uint8)).view(_DTYPES[form.dtype])
@@ -145,7 +161,7 @@ def _gather(cache: KvCache, layer: int, slots: list[int], form: KvForm, out: mem
     return Scales(*(_to_float8(found, out) for found, out in zip(found_2TGK.float(), out_2TGK, strict=True)))
 
 
-def _scatter(cache: KvCache, layer: int, slots: list[int], form: KvForm, scales: Scales, payload: Payload) -> None:
+def _scatter(cache: KvStore, layer: int, slots: list[int], form: KvForm, scales: Scales, payload: Payload) -> None:
     data = np.frombuffer(payload, dtype=np.uint8)
     if _DTYPES[form.dtype] != cache.dtype:
         data = _converted(data, form, scales, cache.dtype)

@@ -55,28 +55,34 @@ class KvCache:
     def gather(self, layer: int, slots_T: torch.Tensor, heads: range, out_2TGK: torch.Tensor) -> None:
         """Copies the keys, then the values, in those slots and of those KV heads into a tensor of the cache's dtype.
 
-        To a tensor in this memory from a cache in it each byte is copied once.
+        To a tensor where the cache is each byte is copied once.
         """
         for pool_NSGK, out_TGK in zip(self.pools[layer], out_2TGK, strict=True):
             rows = pool_NSGK.flatten(0, 1)[:, heads.start : heads.stop]
             if rows.device == out_TGK.device:
-                torch.index_select(rows, 0, slots_T, out=out_TGK)
+                torch.index_select(rows, 0, slots_T.to(rows.device), out=out_TGK)
             else:
                 out_TGK.copy_(rows.index_select(0, slots_T.to(rows.device)))
 
-    def scatter(self, layer: int, slots_T: torch.Tensor, heads: range, data_2TGK: NDArray[np.uint8]) -> None:
+    def scatter(
+        self, layer: int, slots_T: torch.Tensor, heads: range, data_2TGK: NDArray[np.uint8] | torch.Tensor
+    ) -> None:
         """Writes keys, then values, into those slots and those KV heads; the others stay as they are.
 
-        `data_2TGK` holds them as bytes in the cache's dtype, wherever they begin. Each byte is copied once where the
-        cache is in this memory.
+        `data_2TGK` holds them as bytes in the cache's dtype, wherever they begin; a tensor is where the cache
+        is. Each byte is copied once where the cache is in this memory.
         """
         for pool_NSGK, data_TGK in zip(self.pools[layer], data_2TGK, strict=True):
             rows = pool_NSGK.flatten(0, 1)[:, heads.start : heads.stop].view(torch.uint8)
             if rows.is_cpu:  # torch's index_copy_ takes two to three times as long
                 rows.numpy()[slots_T.numpy()] = data_TGK
             else:
-                here = torch.from_numpy(data_TGK if data_TGK.flags.writeable else data_TGK.copy())
-                rows.index_copy_(0, slots_T.to(rows.device), here.to(rows.device))
+                rows.index_copy_(0, slots_T.to(rows.device), _tensor(data_TGK).to(rows.device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pools are."""
+        return self.pools[0].keys.device
 
     @property
     def is_in_this_memory(self) -> bool:
@@ -85,3 +91,9 @@ class KvCache:
 
     def _pool_shape(self, num_blocks: int) -> tuple[int, int, int, int]:
         return (num_blocks, self.block_size, self.config.num_key_value_heads, self.config.head_dim)
+
+
+def _tensor(data: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
+    if isinstance(data, torch.Tensor):
+        return data
+    return torch.from_numpy(data if data.flags.writeable else data.copy())

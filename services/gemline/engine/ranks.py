@@ -3,6 +3,8 @@
 All ranks make the same calls in the same order; one that fails takes the group with it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -30,11 +32,37 @@ class Ranks(Protocol):
     def gather(self, x: torch.Tensor) -> list[torch.Tensor]:
         """All ranks' ones, of one shape and dtype, by rank."""
 
+    def collect(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The same for rank 0 alone; the others get nothing."""
+
+    def deal(self, shares: list[torch.Tensor] | None, x: torch.Tensor) -> None:
+        """Fills each rank's `x` with its share; rank 0 alone has them, of `x`'s shape and dtype."""
+
     def tell(self, what: Any) -> None:
         """Rank 0 tells the others."""
 
     def hear(self) -> Any:
         """What rank 0 tells."""
+
+
+class Leader:
+    """Rank 0's voice. What fails while all are at it leaves the others out of step, and nothing is told any more."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self._broken = ""
+
+    @contextmanager
+    def together(self, what: Any) -> Iterator[None]:
+        """Tells the others what all do now. Raises RanksBroken, also when rank 0 alone fails at it, and ever after."""
+        if self._broken:
+            raise RanksBroken(self._broken)
+        try:
+            self.ranks.tell(what)
+            yield
+        except BaseException as error:
+            self._broken = str(error) if isinstance(error, RanksBroken) else f"rank 0 failed: {error}"
+            raise RanksBroken(self._broken) from error
 
 
 class TorchRanks:
@@ -70,6 +98,22 @@ class TorchRanks:
         except RuntimeError as error:
             raise RanksBroken(f"rank {self.rank} of {self.size}: {error}") from error
         return parts
+
+    def collect(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """As `Ranks` says."""
+        parts = [torch.empty_like(x) for _ in range(self.size)] if self.rank == 0 else []
+        try:
+            dist.gather(x, parts or None, dst=0, group=self._group)
+        except RuntimeError as error:
+            raise RanksBroken(f"rank {self.rank} of {self.size}: {error}") from error
+        return parts
+
+    def deal(self, shares: list[torch.Tensor] | None, x: torch.Tensor) -> None:
+        """As `Ranks` says."""
+        try:
+            dist.scatter(x, shares, src=0, group=self._group)
+        except RuntimeError as error:
+            raise RanksBroken(f"rank {self.rank} of {self.size}: {error}") from error
 
     def tell(self, what: Any) -> None:
         """As `Ranks` says."""

@@ -17,7 +17,6 @@ from gemline.engine.sampling import Sampled, SampleRow, sample
 from gemline.engine.scheduler import Chunk
 from gemline.engine.scoring import PromptScores
 from gemline.engine.sequence import Sequence
-from gemline.engine.shared_sampling import Vocabulary
 from gemline_kernels.decoding import Decoder
 
 
@@ -48,12 +47,12 @@ class Outcome(NamedTuple):
 class Runner:
     """One model over one cache."""
 
-    def __init__(self, model: Model, cache: KvCache, max_running: int, vocabulary: Vocabulary | None = None) -> None:
-        """With a `vocabulary` the model is one rank's part of it, and this is rank 0."""
+    def __init__(self, model: Model, cache: KvCache, max_running: int, together: Together | None = None) -> None:
+        """`together`: the model is rank 0's part, and this is how all parts compute."""
         self._model = model
         self._cache = cache
-        self._together = None if vocabulary is None else Together(model, cache, vocabulary)
-        self._decoder = None if self._together is not None else model.decoder(cache, max_running)
+        self._together = together
+        self._decoder = None if together is not None else model.decoder(cache, max_running)
         self._rows = None if self._decoder is None else DecodeRows(self._decoder, cache.block_size)
 
     @property
@@ -90,7 +89,7 @@ class Runner:
         batch = scores.added_to(collect(chunks, sequences, self._cache.block_size))
         chosen = [sequences[seq_id] for seq_id in complete]
         if self._together is not None:
-            sampled = self._together.lead(batch, [_row(sequence) for sequence in chosen], scores.take)
+            sampled = self._together.run(batch, [_row(sequence) for sequence in chosen], scores.take)
         else:
             sampled = self._sample(self._model.forward(batch, self._cache, scores.take), chosen)
         return dict(zip(complete, sampled, strict=True))

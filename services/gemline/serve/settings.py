@@ -120,7 +120,8 @@ class StackSettings:
     prefix_cache: bool = True
     threads: int | None = None  # None: the cores, shared out among the engines
     gpu_share: float | None = None  # None: the GPUs, shared out among the engines
-    tensor_parallel: int = 1
+    tensor_parallel: int = 1  # of each engine
+    prefill_tensor_parallel: int | None = None  # of prefill workers' ones; None: the same
     system_prompt: SystemPrompt = "refuse"
     remote_prefill: RemotePrefill = "auto"
     kv_transport: KvTransport = "auto"
@@ -132,11 +133,6 @@ class StackSettings:
 
     def __post_init__(self) -> None:
         internal_files(self.internal_tls_certificate, self.internal_tls_key, self.internal_tls_ca)
-        if self.tensor_parallel > 1 and self.topology != "colocated":
-            raise ConfigurationError(
-                f"--tensor-parallel {self.tensor_parallel} needs --topology colocated, is {self.topology}: keys and"
-                " values of divided models cannot travel yet"
-            )
         least = {"num_tokenization": 1, "num_decode": 1, "num_prefill": 0 if self.topology == "colocated" else 1}
         for name, floor in least.items():
             if (given := getattr(self, name)) < floor:
@@ -148,6 +144,11 @@ class StackSettings:
         """Workers to start, by role; a colocated decode worker prefills for itself."""
         num_prefill = 0 if self.topology == "colocated" else self.num_prefill
         return {Role.TOKENIZATION: self.num_tokenization, Role.PREFILL: num_prefill, Role.DECODE: self.num_decode}
+
+    def num_ranks(self, role: Role) -> int:
+        """That an engine of that role is divided among."""
+        own = self.prefill_tensor_parallel if role is Role.PREFILL else None
+        return own or self.tensor_parallel
 
     def worker(self, role: Role, *, model_dir: Path, served_model_name: str, redis_url: str) -> WorkerSettings:
         """Settings of a worker of this stack."""
@@ -165,7 +166,7 @@ class StackSettings:
             prefix_cache=self.prefix_cache,
             threads=self.threads,
             gpu_share=1.0 if self.gpu_share is None else self.gpu_share,
-            tensor_parallel=self.tensor_parallel,
+            tensor_parallel=self.num_ranks(role),
             prefill="never" if self.topology == "colocated" else self.remote_prefill,
             kv_transport=self.kv_transport,
             system_prompt=self.system_prompt,
@@ -175,15 +176,19 @@ class StackSettings:
         )
 
 
+_ENGINE_ROLES = (Role.PREFILL, Role.DECODE)
+
+
 def resolve(settings: StackSettings, num_cores: int | None = None, num_gpus: int | None = None) -> StackSettings:
     """The settings with nothing left to choose: cores and GPUs shared out among prefill and decode workers."""
-    num_engines = settings.counts[Role.PREFILL] + settings.counts[Role.DECODE]
+    num_engines = sum(settings.counts[role] for role in _ENGINE_ROLES)
+    num_ranks = sum(settings.counts[role] * settings.num_ranks(role) for role in _ENGINE_ROLES)
     if num_gpus is None:
         num_gpus = len(visible_gpus(os.environ))
     return replace(
         settings,
         threads=settings.threads or max(1, (num_cores or os.cpu_count() or 1) // num_engines),
-        gpu_share=settings.gpu_share or share_of_gpu(num_engines * settings.tensor_parallel, num_gpus),
+        gpu_share=settings.gpu_share or share_of_gpu(num_ranks, num_gpus),
     )
 
 
