@@ -35,7 +35,7 @@ from tokenizers import Tokenizer
 from transformers import Gemma2ForCausalLM
 
 from gemline.engine.config import Gemma2Config
-from gemline.sizing.shard import Shard
+from gemline.engine.footprint import Footprint
 
 NAME = "27b-4"
 SPLIT = ("--topology", "split", "--remote-prefill", "always", "--dtype", "bfloat16")
@@ -116,7 +116,7 @@ def run(name: str, options: tuple[str, ...], prompts: list[list[int]], asked: ar
             finally:
                 stack.stop()
     config = Gemma2Config.load(model)
-    part = Shard(config, "bf16", "bf16", 2).weight_bytes * (1 if "bfloat16" in options else 2)
+    part = Footprint(config, "bf16", "bf16", 2).weight_bytes * (1 if "bfloat16" in options else 2)
     largest = sorted((size for size in peaks.num_bytes.values() if size > part / 2), reverse=True)
     print(f"{name}: ready in {start_s:.1f} s; a rank's part {part / 1e9:.2f} GB; ranks' most anonymous memory", end=" ")
     print(", ".join(f"{size / 1e9:.2f} GB" for size in largest))

@@ -11,16 +11,15 @@ from typer.testing import CliRunner
 
 from gemline.cli.main import app
 from gemline.engine.config import Gemma2Config, LayerKind
+from gemline.engine.footprint import CacheForm, Footprint, WeightForm
 from gemline.engine.model import Gemma2Model
 from gemline.engine.options import Quantization
 from gemline.engine.part import check_degree
 from gemline.errors import ConfigurationError
 from gemline.sizing.capacity import capacity
 from gemline.sizing.floors import decode_floor, prefill_floor
-from gemline.sizing.forms import CacheForm, WeightForm
 from gemline.sizing.gpus import GPUS
 from gemline.sizing.models import PUBLISHED, find_model
-from gemline.sizing.shard import Shard
 from gemline_kernels.choose import choose
 
 GIB, MIB, KIB = 2**30, 2**20, 2**10
@@ -38,13 +37,13 @@ H100 = GPUS["h100"]
 def test_the_published_models_are_as_large_as_they_are_known_to_be(
     name: str, parameters: float, bf16_gb: float, token_kib: int, kept_mib: int, cut_mib: int, most_ranks: int
 ) -> None:
-    shard = Shard(PUBLISHED[name])
+    shard = Footprint(PUBLISHED[name])
     assert sum(map(math.prod, shard.config.parameter_shapes().values())) == pytest.approx(parameters, rel=2e-4)
     assert shard.weight_bytes / 1e9 == pytest.approx(bf16_gb, abs=0.05)
     assert shard.sequence_bytes(1) == token_kib * KIB
     assert 8192 * shard.sequence_bytes(1) == kept_mib * MIB
     assert shard.sequence_bytes(8192) == cut_mib * MIB
-    assert Shard(shard.config, num_ranks=most_ranks).own.num_key_value_heads == 1
+    assert Footprint(shard.config, num_ranks=most_ranks).own.num_key_value_heads == 1
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,7 @@ def test_the_published_models_are_as_large_as_they_are_known_to_be(
 def test_floors_are_those_of_the_data_sheet(
     name: str, weights: WeightForm, cache: CacheForm, context: int, streams: int, tokens_per_s: float
 ) -> None:
-    shard = Shard(PUBLISHED[name], weights, cache)
+    shard = Footprint(PUBLISHED[name], weights, cache)
     floor = decode_floor(shard, H100, streams, context)
     assert streams / floor.step_s == pytest.approx(tokens_per_s, rel=0.003)
     assert floor.links_s == 0
@@ -78,7 +77,7 @@ def test_the_shards_together_are_the_model_and_what_is_copied(config: Gemma2Conf
         ):
             check_degree(config, num_ranks)
         return
-    whole, part = Shard(config), Shard(config, num_ranks=num_ranks)
+    whole, part = Footprint(config), Footprint(config, num_ranks=num_ranks)
     num_copies = max(1, num_ranks // config.num_key_value_heads)
     of_keys = 2 * config.num_key_value_heads * config.head_dim * config.hidden_size * config.num_hidden_layers
     assert num_ranks * part.linear_size == whole.linear_size + (num_copies - 1) * of_keys
@@ -120,12 +119,12 @@ def test_an_engine_packs_what_is_planned(quantization: Quantization, form: Weigh
     )
     weights = {name: torch.randn(shape).bfloat16() for name, shape in config.parameter_shapes().items()}
     model = Gemma2Model(config, weights, torch.bfloat16, choose(), quantization)
-    shard = Shard(config, form)
+    shard = Footprint(config, form)
     assert model.weights.num_bytes == pytest.approx(shard.weight_bytes - shard.norm_bytes, rel=0.02)
 
 
 def test_a_prompt_takes_at_least_its_products() -> None:
-    shard = Shard(PUBLISHED["27b"])
+    shard = Footprint(PUBLISHED["27b"])
     assert prefill_floor(shard, H100, 8192).step_s > 2 * 26e9 * 8192 / H100.flops
     assert prefill_floor(shard, H100, 1).step_s > shard.linear_bytes / H100.bytes_per_s
 
@@ -137,7 +136,7 @@ def plan(*words: str) -> Any:
 def test_the_command_tells_what_fits_and_how_fast_it_can_be() -> None:
     result = plan("--model", "google/gemma-2-27b-it", "--gpu", "h100", "--tp", "2", "--json")
     told = json.loads(result.output)
-    shard = Shard(PUBLISHED["27b"], num_ranks=2)
+    shard = Footprint(PUBLISHED["27b"], num_ranks=2)
     assert result.exit_code == 0 and told["fits"]
     assert told["num_sequences"] == capacity(shard, H100).num_sequences(shard, 8192)
     assert told["kv_bytes_per_token"] == shard.token_bytes(LayerKind.GLOBAL) + shard.token_bytes(LayerKind.LOCAL)

@@ -16,14 +16,14 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
 ) -> None:
     """Size a cluster: floors from data sheets, so a real GPU is slower. Exit code 1 when not one sequence fits."""
+    from gemline.engine.footprint import Footprint
     from gemline.sizing.forms import cache_form, weight_form
     from gemline.sizing.gpus import find_gpu
     from gemline.sizing.models import find_model
     from gemline.sizing.report import Report
-    from gemline.sizing.shard import Shard
 
     config = find_model(model)
-    shard = Shard(config, weight_form(weights), cache_form(kv), tensor_parallel)
+    shard = Footprint(config, weight_form(weights), cache_form(kv), tensor_parallel)
     report = Report(model, shard, find_gpu(gpu), context or config.max_position_embeddings)
     print(json.dumps(report.as_dict(), indent=2) if as_json else report.as_text())
     if not report.num_sequences:

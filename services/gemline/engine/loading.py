@@ -10,9 +10,11 @@ import torch
 from gemline.engine.checkpoint import revision
 from gemline.engine.config import Gemma2Config
 from gemline.engine.memory import give_back_freed_memory
+from gemline.engine.memory_plan import MemoryPlan, plan_memory
 from gemline.engine.model import Gemma2Model
 from gemline.engine.options import EngineOptions, Quantization
 from gemline.engine.part import Part
+from gemline.engine.pools import least_free_bytes
 from gemline.engine.ranks import Ranks
 from gemline.engine.weights import load_weights
 from gemline.errors import ConfigurationError
@@ -75,6 +77,8 @@ def load_model(
         raise ConfigurationError(f"{model_dir}: {error}") from None
     if options.quantization == "fp8" and backend.device.type == "cpu":
         _log.warning("fp8 weights are slow on a CPU, which makes them float32 for each product: int8 is for speed")
+    options = replace(options, dtype=dtype)
+    _log.info("%s: %s", model_dir, _plan(config, options, backend.device, ranks))
     _check(backend, dtype, options.quantization, config)
     model = Gemma2Model(config, weights, getattr(torch, dtype), backend, options.quantization, ranks)
     give_back_freed_memory()
@@ -84,7 +88,14 @@ def load_model(
     _log.info("%s: %s", model_dir, report)
     if told := str(weights.repacking):
         _log.info("%s: %s", model_dir, told)
-    return Loaded(model, replace(options, dtype=dtype), revision(model_dir), report)
+    return Loaded(model, options, revision(model_dir), report)
+
+
+def _plan(config: Gemma2Config, options: EngineOptions, device: torch.device, ranks: Ranks | None) -> MemoryPlan:
+    free_bytes, num_ranks = least_free_bytes(options, device, ranks), 1 if ranks is None else ranks.size
+    if is_gpu := device.type != "cpu":
+        return plan_memory(config, options, free_bytes, num_ranks=num_ranks, is_gpu=is_gpu)
+    return plan_memory(config, options, free_bytes // num_ranks, num_ranks=num_ranks)  # they share this machine
 
 
 def _this_machines_best() -> Backend:

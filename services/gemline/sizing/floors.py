@@ -7,8 +7,8 @@ bfloat16. Ranks add up their parts twice a layer, over the links, in a ring.
 from typing import NamedTuple
 
 from gemline.engine.config import LayerKind
+from gemline.engine.footprint import Footprint
 from gemline.sizing.gpus import Gpu
-from gemline.sizing.shard import Shard
 
 
 class Floor(NamedTuple):
@@ -25,7 +25,7 @@ class Floor(NamedTuple):
         return sum(self)
 
 
-def decode_floor(shard: Shard, gpu: Gpu, num_streams: int, context: int) -> Floor:
+def decode_floor(shard: Footprint, gpu: Gpu, num_streams: int, context: int) -> Floor:
     """A step of so many streams with one new token each behind so many others."""
     config = shard.config
     read_bytes = shard.linear_bytes + shard.norm_bytes
@@ -39,7 +39,7 @@ def decode_floor(shard: Shard, gpu: Gpu, num_streams: int, context: int) -> Floo
     )
 
 
-def prefill_floor(shard: Shard, gpu: Gpu, num_tokens: int) -> Floor:
+def prefill_floor(shard: Footprint, gpu: Gpu, num_tokens: int) -> Floor:
     """A prompt of so many tokens from nothing, at once; only its last row is given a token."""
     config = shard.config
     scores = shard.own.num_attention_heads * sum(
@@ -61,7 +61,7 @@ def _num_seen(num_tokens: int, window: int | None) -> int:
     return window * (window + 1) // 2 + (num_tokens - window) * window
 
 
-def _links_s(shard: Shard, gpu: Gpu, num_rows: int) -> float:
+def _links_s(shard: Footprint, gpu: Gpu, num_rows: int) -> float:
     """Each of two sums a layer takes every rank 2 (n - 1) / n times the rows' bytes, sent and received at once."""
     num_bytes = 2 * shard.config.num_hidden_layers * num_rows * shard.config.hidden_size * 2
     return 2 * (shard.num_ranks - 1) / shard.num_ranks * num_bytes / gpu.link_bytes_per_s

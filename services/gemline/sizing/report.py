@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+from gemline.engine.footprint import Footprint
 from gemline.sizing.capacity import Capacity, capacity, what_fits
 from gemline.sizing.floors import decode_floor, prefill_floor
 from gemline.sizing.gpus import Gpu
-from gemline.sizing.shard import Shard
 
 STREAMS = (1, 8, 32, 64, 128, 256)
 _GIB = 2**30
@@ -17,7 +17,7 @@ class Report:
     """Of one model on GPUs of one kind."""
 
     model: str
-    shard: Shard
+    shard: Footprint
     gpu: Gpu
     context: int
 

@@ -1,14 +1,46 @@
-"""What one rank of a tensor-parallel group holds: weights, and keys and values of each token. Arithmetic alone."""
+"""What one rank of a tensor-parallel group holds: weights, and keys and values of each token. Arithmetic alone.
+
+Formats: gemline_kernels/quantize.py.
+"""
 
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from gemline.engine.config import Gemma2Config, LayerKind
 from gemline.engine.part import Part
-from gemline.sizing.forms import CACHE_BYTES, CacheForm, Matrix, WeightForm
+
+WeightForm = Literal["f32", "bf16", "fp8", "int8", "int4"]
+CacheForm = Literal["f32", "bf16", "fp8"]
+CACHE_BYTES: dict[CacheForm, int] = {"f32": 4, "bf16": 2, "fp8": 1}  # of one key's or value's number
+_GROUP = 128  # inputs that share a scale in int4
+
+
+class Matrix(NamedTuple):
+    """Of a linear layer, [rows, columns]."""
+
+    rows: int
+    columns: int
+
+    @property
+    def size(self) -> int:
+        """Numbers in it."""
+        return self.rows * self.columns
+
+    def num_bytes(self, form: WeightForm) -> int:
+        """As it is packed, with its scales."""
+        match form:
+            case "f32":
+                return 4 * self.size
+            case "bf16":
+                return 2 * self.size
+            case "fp8" | "int8":
+                return self.size + 4 * self.rows
+            case "int4":
+                return (self.size + 1) // 2 + 2 * self.rows * -(-self.columns // _GROUP)
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class Footprint:
     """One rank's part of a model.
 
     What is divided how: `engine.part`. Norms are everywhere.
@@ -60,8 +92,8 @@ class Shard:
 
     @property
     def norm_bytes(self) -> int:
-        """Of all norms, in bfloat16."""
-        return 2 * (4 * self.config.num_hidden_layers + 1) * self.config.hidden_size
+        """Of all norms, in bfloat16 or, beside such weights, float32."""
+        return (4 if self.weights == "f32" else 2) * (4 * self.config.num_hidden_layers + 1) * self.config.hidden_size
 
     @property
     def weight_bytes(self) -> int:
