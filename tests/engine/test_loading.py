@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.uncapped_worker import uncapped
 
+from gemline.engine import model
 from gemline.engine.engine import Engine
 from gemline.engine.loading import choose_dtype, load_model
 from gemline.engine.options import EngineOptions, Quantization
@@ -56,6 +57,18 @@ def test_quantized_weights_take_less_memory_and_say_so(tiny_checkpoint: Path, ca
     lines = [record.getMessage() for record in caplog.records if "packed in" in record.getMessage()]
     assert all(f"backend {none.backend}, float32" in line and "MiB" in line for line in lines)
     assert "int4 weights" in lines[2]
+
+
+def test_loading_tells_how_far_it_is(
+    tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    load_model(tiny_checkpoint, OPTIONS)
+    assert not [line for line in caplog.messages if "layers are loaded" in line]  # it takes no time
+    monkeypatch.setattr(model, "_TELL_EVERY_S", 0.0)
+    number = load_model(tiny_checkpoint, OPTIONS).model.config.num_hidden_layers
+    told = [line for line in caplog.messages if "layers are loaded" in line]
+    assert told == [f"{layer} of {number} layers are loaded" for layer in range(1, number + 1)]
 
 
 def test_fp8_takes_a_byte_a_weight_and_says_that_a_cpu_is_slow_in_it(

@@ -1,7 +1,9 @@
 """Gemma 2's forward pass over a ragged batch and a paged cache. Knows no request and no sampling."""
 
+import logging
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +24,11 @@ from gemline_kernels.layers import LayerWeights, PlainLayers, Stack, Weights
 from gemline_kernels.quantize import Int4Groups, joined
 
 _SCORED_AT_ONCE = 32  # rows: 32 MB of logits over 256000 tokens
+_TELL_EVERY_S = 5.0  # how far loading is
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+_log = logging.getLogger(__name__)
 
 
 class Gemma2Model:
@@ -114,7 +120,7 @@ class _Packer:
         config = self.config
         return Stack(
             first_norm_D=self._input_norm(0),
-            layers=tuple(self._layer(layer) for layer in range(config.num_hidden_layers)),
+            layers=tuple(self._layers()),
             rope_table=reference.rope_table(
                 config.max_position_embeddings, config.head_dim, config.rope_theta, self.ops.device
             ),
@@ -125,6 +131,14 @@ class _Packer:
             cap=config.attn_logit_softcapping,
             eps=config.rms_norm_eps,
         )
+
+    def _layers(self) -> Iterator[LayerWeights]:
+        number, told_s = self.config.num_hidden_layers, time.monotonic()
+        for layer in range(number):
+            yield self._layer(layer)
+            if (now_s := time.monotonic()) - told_s >= _TELL_EVERY_S:
+                told_s = now_s
+                _log.info("%d of %d layers are loaded", layer + 1, number)
 
     def _layer(self, layer: int) -> LayerWeights:
         prefix = f"model.layers.{layer}."
