@@ -17,6 +17,8 @@ from random import Random
 
 import torch
 from recipe.asking import Asked
+from recipe.conversation import conversation
+from recipe.examples import as_example
 from recipe.python_source import a_piece
 from recipe.questions import TASKS, Question, needle_questions, task_questions
 from recipe.stage import export_stage, trained
@@ -48,11 +50,11 @@ def main() -> None:
         model_dir = export_stage(arguments.out, name)
         scores = {form: _scored(model_dir, form, arguments) for form in (_FORMS if arguments.full else ["bfloat16"])}
         scores["asked"] = {"a row": arguments.per_task}
+        network, tokenizer = trained(arguments.out, name), Tokenizer.load(model_dir)
+        scores["held out"] = {"nats a token": _nats_per_token(network, tokenizer)}
         if arguments.full:
             scores["ablated"] = _ablated(model_dir, arguments)
-            scores["python"] = {
-                "bits per byte": _bits_per_byte(trained(arguments.out, name), Tokenizer.load(model_dir))
-            }
+            scores["python"] = {"bits per byte": _bits_per_byte(network, tokenizer)}
         (arguments.out / f"{name}.json").write_text(json.dumps(scores, indent=2) + "\n")
         sys.stdout.write(json.dumps({name: scores}, indent=2) + "\n")
 
@@ -86,6 +88,19 @@ def _ablated(model_dir: Path, arguments: argparse.Namespace) -> dict[str, float]
         (target / "config.json").write_text(json.dumps(config))
         scores = _scored(target, "bfloat16", arguments)
     return {name: score for name, score in scores.items() if name.startswith("needle")}
+
+
+@torch.no_grad()
+def _nats_per_token(network: Network, tokenizer: Tokenizer, num_conversations: int = 256) -> float:
+    """Of the answers in conversations about names, codes and sums that no training had."""
+    nats, num_tokens = 0.0, 0
+    for index in range(num_conversations):
+        talk = conversation(Random(f"evaluation {index}"), 1.0, held_out=True)
+        example = as_example(tokenizer, talk)
+        number = sum(example.learned[1:])
+        nats += losses(network, as_batch([example], len(example.ids)), None, Mix()).cross_entropy * number
+        num_tokens += number
+    return round(nats / num_tokens, 4)
 
 
 @torch.no_grad()

@@ -58,12 +58,18 @@ def _comparison(scores: Mapping[str, Scores]) -> str:
     tasks = next(iter(columns.values()))[0]["bfloat16"]
     header = ["", *(f"{kind} ({len(found)} seeds)" for kind, found in columns.items())]
     rows = [[task, *(_spread([s["bfloat16"][task] for s in found]) for found in columns.values())] for task in tasks]
+    num_tokens = next(stage.num_tokens for stage in STAGES if stage.name.startswith("plain-"))
+    losses = {kind: [s["held out"]["nats a token"] for s in found] for kind, found in columns.items()}
+    rows.append(["held-out loss", *(f"{mean(nats):.3f} ± {stdev(nats):.3f}" for nats in losses.values())])
     if teacher:
         header.append("teacher")
         rows = [[*row, _percent(teacher["bfloat16"].get(row[0]))] for row in rows]
+        rows[-1][-1] = f"{teacher['held out']['nats a token']:.3f}"
     return f"""## What the teacher gives
 
-The same student, data, order and number of tokens; mean and standard deviation over seeds.
+The same student, data and order, {num_tokens / 1e6:.1f} million tokens (the shipped model had more); right answers in
+percent, mean and standard deviation over seeds. The loss is the cross entropy of held-out answers, in nats a token:
+less is better.
 
 {_table(header, rows)}"""
 
