@@ -5,7 +5,7 @@
 The checkpoint has random bfloat16 weights (6.9 GB, made once in the cache). Run one after the other: a whole stack with
 prefill and decode workers of two ranks each, in bfloat16; one worker of two ranks in float32; transformers in float32.
 Each stack answers the same prompts of token ids, greedily; transformers reads prompt and answer at once. Printed are
-the time from a worker's start until it serves, each rank's most anonymous memory on the way beside what its part
+the time from a stack's start until it serves, each rank's most anonymous memory until then beside what its part
 weighs, the time until the first token, and how far log-probabilities are from transformers'. Exit code 1: a token is
 not transformers' own although theirs leads by more than rounding explains, or a rank had 1 GB more than its part.
 
@@ -38,8 +38,10 @@ from gemline.engine.config import Gemma2Config
 from gemline.engine.footprint import Footprint
 
 NAME = "27b-4"
-SPLIT = ("--topology", "split", "--remote-prefill", "always", "--dtype", "bfloat16")
-WHOLE_FLOAT = ("--topology", "colocated", "--dtype", "float32")
+STACKS = {
+    "split, bfloat16": ("--topology", "split", "--remote-prefill", "always", "--dtype", "bfloat16"),
+    "one worker, float32": ("--topology", "colocated", "--dtype", "float32"),
+}
 _ROOM_BYTES = 10**9  # beside its part, that a rank may take while it loads
 
 
@@ -108,18 +110,18 @@ def run(name: str, options: tuple[str, ...], prompts: list[list[int]], asked: ar
     peaks = Peaks()
     with tempfile.TemporaryDirectory() as directory:
         begun_s = time.monotonic()
-        with peaks.watched(os.getpid()):
+        with peaks.watched(os.getpid()):  # until it serves
             stack = start_stack(Path(directory), "--runner", "process", *ranks, *options, model=model, limit_s=600)
-            start_s = time.monotonic() - begun_s
-            try:
-                answers = [ask(stack, prompt, asked.answer, ids) for prompt in prompts]
-            finally:
-                stack.stop()
+        start_s = time.monotonic() - begun_s
+        try:
+            answers = [ask(stack, prompt, asked.answer, ids) for prompt in prompts]
+        finally:
+            stack.stop()
     config = Gemma2Config.load(model)
     part = Footprint(config, "bf16", "bf16", 2).weight_bytes * (1 if "bfloat16" in options else 2)
     largest = sorted((size for size in peaks.num_bytes.values() if size > part / 2), reverse=True)
-    print(f"{name}: ready in {start_s:.1f} s; a rank's part {part / 1e9:.2f} GB; ranks' most anonymous memory", end=" ")
-    print(", ".join(f"{size / 1e9:.2f} GB" for size in largest))
+    taken = ", ".join(f"{size / 1e9:.2f} GB" for size in largest)
+    print(f"{name}: ready in {start_s:.1f} s; a rank's part {part / 1e9:.2f} GB; each took, while it loaded, {taken}")
     if largest[0] > part + _ROOM_BYTES:
         raise RuntimeError(f"a rank took {largest[0]} bytes, its part has {part} and {_ROOM_BYTES} are allowed beside")
     for prompt, answer in zip(prompts, answers, strict=True):
@@ -151,14 +153,14 @@ def compare(name: str, prompts: list[list[int]], answers: list[Answer], theirs: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=4200, help="of the long prompt; the window has 4096")
+    parser.add_argument("--stacks", nargs="*", choices=STACKS, default=list(STACKS))
     parser.add_argument("--answer", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2, help="of an engine, for both its ranks")
     asked = parser.parse_args()
     torch.set_num_threads(2)
     generator = torch.Generator().manual_seed(1)
     prompts = [torch.randint(1024, 256000, (size,), generator=generator).tolist() for size in (40, asked.tokens)]
-    stacks = {"split, bfloat16": SPLIT, "one worker, float32": WHOLE_FLOAT}
-    answers = {name: run(name, options, prompts, asked) for name, options in stacks.items()}
+    answers = {name: run(name, options, prompts, asked) for name, options in STACKS.items() if name in asked.stacks}
     theirs = Gemma2ForCausalLM.from_pretrained(cached(NAME), dtype=torch.float32, attn_implementation="eager")
     right = [compare(name, prompts, found, theirs) for name, found in answers.items()]
     sys.exit(0 if all(right) else 1)
