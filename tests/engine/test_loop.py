@@ -236,3 +236,19 @@ async def test_a_thread_that_was_never_started_stops() -> None:
     assert thread.stop()
     with pytest.raises(Unavailable):
         thread.call(lambda engine: 1).result(1)
+
+
+async def test_a_thread_that_stands_in_a_step_for_good_is_lost_at_once_and_not_waited_for_long() -> None:
+    """As on a GPU that waits for a rank which is gone."""
+    gate = threading.Event()
+    thread = EngineThread(toy_engine, Steps())
+    thread.start()
+    await thread.ready()
+    future = thread.call(lambda engine: gate.wait(60))
+    thread.lose("rank 1 ended: killed")
+    assert not thread.is_alive
+    begun_s = time.monotonic()
+    assert not await asyncio.to_thread(thread.stop, 30)
+    assert time.monotonic() - begun_s < 15
+    gate.set()
+    await asyncio.wrap_future(future)

@@ -21,6 +21,7 @@ from gemline.engine.requests import EngineRequest
 from gemline.errors import GemlineError, InternalError, Unavailable
 
 T = TypeVar("T")
+_LOST_TIMEOUT_S = 1.0  # for a thread that may never end
 _log = logging.getLogger(__name__)
 
 
@@ -68,8 +69,11 @@ class EngineThread:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread is there: it is loading, or would still answer."""
-        return self._thread.is_alive()
+        """Whether the thread is there: it is loading, or would still answer.
+
+        Once it is lost it is not, even where it stands in a step for good: a GPU waits for a rank that is gone.
+        """
+        return self._thread.is_alive() and not self._lost
 
     @property
     def last_step_age_s(self) -> float:
@@ -122,7 +126,7 @@ class EngineThread:
         if self._thread.ident is None:
             self._close()
         else:
-            self._thread.join(timeout_s)
+            self._thread.join(min(timeout_s, _LOST_TIMEOUT_S) if self._lost else timeout_s)
         return not self._thread.is_alive()
 
     def _put(self, command: _Command) -> None:
