@@ -240,15 +240,22 @@ async def test_a_thread_that_was_never_started_stops() -> None:
 
 async def test_a_thread_that_stands_in_a_step_for_good_is_lost_at_once_and_not_waited_for_long() -> None:
     """As on a GPU that waits for a rank which is gone."""
-    gate = threading.Event()
+    entered, gate = threading.Event(), threading.Event()
+
+    def stand(engine: Engine) -> None:
+        entered.set()
+        gate.wait(60)
+
     thread = EngineThread(toy_engine, Steps())
     thread.start()
     await thread.ready()
-    future = thread.call(lambda engine: gate.wait(60))
+    future = thread.call(stand)
+    assert await asyncio.to_thread(entered.wait, 20)
+    assert thread.is_alive
     thread.lose("rank 1 ended: killed")
     assert not thread.is_alive
     begun_s = time.monotonic()
-    assert not await asyncio.to_thread(thread.stop, 30)
-    assert time.monotonic() - begun_s < 15
+    assert not await asyncio.to_thread(thread.stop, 50)
+    assert time.monotonic() - begun_s < 25
     gate.set()
     await asyncio.wrap_future(future)
