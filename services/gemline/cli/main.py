@@ -36,6 +36,7 @@ def app() -> "typer.Typer":
         chat,
         distill,
         doctor,
+        fetch,
         gateway,
         generate,
         keys,
@@ -70,7 +71,7 @@ def app() -> "typer.Typer":
     commands.callback()(options)
     for command in (
         *(up.up, chat.chat, generate.generate, bench.bench, doctor.doctor),
-        *(worker.worker, gateway.gateway, distill.distill, plan.plan, usage.usage, audit.audit),
+        *(worker.worker, gateway.gateway, distill.distill, plan.plan, fetch.fetch, usage.usage, audit.audit),
     ):
         commands.command()(command)
     commands.add_typer(tenant.app(), name="tenant")
