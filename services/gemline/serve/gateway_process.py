@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gemline.errors import ConfigurationError
 from gemline.serve.processes import Child
-from gemline.serve.settings import StackSettings
+from gemline.serve.settings import REDIS_URL_VARIABLE, StackSettings
 
 _POLL_S = 0.05
 
@@ -31,7 +31,7 @@ class GatewayProcess:
             *_internal_tls(settings),
             *("--keys-file", str(keys_file), "--ready-file", str(self._ready_file)),
         ]
-        environment = {"GEMLINE_REDIS_URL": redis_url, "GEMLINE_ADMIN_KEY": admin_key}
+        environment = {REDIS_URL_VARIABLE: redis_url, "GEMLINE_ADMIN_KEY": admin_key}
         self.child = Child("gateway", arguments, run_dir / "gateway.log", environment)
 
     async def start(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gemline import orphan
 from gemline.serve.gpus import VARIABLE, visible_gpus
-from gemline.serve.settings import WorkerSettings
+from gemline.serve.settings import REDIS_URL_VARIABLE, WorkerSettings
 
 _RESTART_DELAY_S = 1.0
 _LOG_TAIL_BYTES = 2000
@@ -88,7 +88,7 @@ class ProcessRunner:
         for settings, count in workers.items():
             for index in range(count):
                 name = f"{settings.role}-{index}"
-                environment = {"GEMLINE_REDIS_URL": settings.redis_url}
+                environment = {REDIS_URL_VARIABLE: settings.redis_url}
                 if settings.has_engine and (own := list(islice(gpus, settings.tensor_parallel))):
                     environment[VARIABLE] = ",".join(own)
                 child = Child(name, ["worker", *settings.argv()], self._run_dir / f"{name}.log", environment)

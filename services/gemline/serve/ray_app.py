@@ -1,11 +1,12 @@
 """Workers as Ray Serve deployments: Ray places, restarts, scales and upgrades them; no request travels through Ray."""
 
+import os
 from typing import Any
 
 from ray import serve
 
 from gemline.cluster.records import Role
-from gemline.serve.settings import WorkerSettings
+from gemline.serve.settings import REDIS_URL_VARIABLE, WorkerSettings
 from gemline.serve.workers import build_host
 
 
@@ -13,7 +14,9 @@ class HostedWorker:
     """A replica: one WorkerHost on the replica's own event loop. Its gRPC server, not Serve, gets the requests."""
 
     async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
-        self._host = build_host(WorkerSettings.from_dict(settings))
+        # Where Ray serves a cluster, the URL and its password stay out of what Ray itself keeps and shows.
+        elsewhere = {"redis_url": os.environ.get(REDIS_URL_VARIABLE, "")}
+        self._host = build_host(WorkerSettings.from_dict(elsewhere | settings))
         await self._host.start()
 
     async def check_health(self) -> None:
@@ -26,11 +29,30 @@ class HostedWorker:
         await self._host.stop()
 
 
+def application(args: dict[str, Any]) -> serve.Application:
+    """What a Serve config names as `import_path`; its `args` are WorkerSettings by name.
+
+    How many there are and what each takes is for the config's `deployments` to say. Without a `redis_url` a replica
+    reads GEMLINE_REDIS_URL where it runs. Raises ConfigurationError that names what is unknown, missing or wrong.
+    """
+    given = {"redis_url": ""} | args
+    settings = WorkerSettings.from_dict(given)
+    kept = {name: value for name, value in settings.to_dict().items() if name in args}
+    return _deployment(settings, kept, num_replicas=1, num_cpus=0, num_gpus=settings.num_gpus)
+
+
 def deployment(settings: WorkerSettings, num_replicas: int, num_cpus: float, num_gpus: float) -> serve.Application:
     """The Serve application of one role. CPUs and GPUs are what Ray's placement counts for a replica.
 
     Without any GPU Ray hides them all from the replica.
     """
+    return _deployment(settings, settings.to_dict(), num_replicas, num_cpus, num_gpus)
+
+
+def _deployment(
+    settings: WorkerSettings, told: dict[str, Any], num_replicas: int, num_cpus: float, num_gpus: float
+) -> serve.Application:
+    """`told` is what of the settings travels to the replicas."""
     hosted = serve.deployment(
         name=settings.role,
         num_replicas=num_replicas,
@@ -41,7 +63,7 @@ def deployment(settings: WorkerSettings, num_replicas: int, num_cpus: float, num
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=settings.drain_timeout_s + 10,
     )
-    return hosted(HostedWorker).bind(settings.to_dict())
+    return hosted(HostedWorker).bind(told)
 
 
 def application_name(role: Role) -> str:

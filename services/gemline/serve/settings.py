@@ -1,7 +1,7 @@
 """Every setting of a process, frozen, and the one place where defaults are decided. No I/O but counting the cores."""
 
 import os
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -16,6 +16,8 @@ Topology = Literal["split", "colocated"]
 SystemPrompt = Literal["refuse", "prepend"]
 RemotePrefill = Literal["auto", "always", "never"]
 KvTransport = Literal["auto", "shm", "socket", "grpc", "nixl"]
+
+REDIS_URL_VARIABLE = "GEMLINE_REDIS_URL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,12 @@ class WorkerSettings:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The settings that `to_dict` gave."""
+        """The settings that `to_dict` gave, or some of them. Raises ConfigurationError for unknown and missing ones."""
+        known = {each.name: each for each in fields(cls)}
+        if unknown := sorted(values.keys() - known.keys()):
+            raise ConfigurationError(f"worker settings have no {', '.join(unknown)}; there are {', '.join(known)}")
+        if missing := [name for name, each in known.items() if each.default is MISSING and name not in values]:
+            raise ConfigurationError(f"worker settings lack {', '.join(missing)}")
         return cls(**values)
 
     def argv(self) -> list[str]:
