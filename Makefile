@@ -53,6 +53,7 @@ test: $(VENV)/.dev
 verify: $(VENV)/.dev
 	PYTHON=$(PYTHON) deploy/generate_protos.sh
 	$(PYTHON) tests/golden/make.py
+	$(PYTHON) tests/golden/chart.py
 	git diff --exit-code
 
 bench: $(VENV)/.dev

@@ -1,0 +1,68 @@
+{{/* What the schema cannot say. Each message names the value, what it is and what it may be. */}}
+
+{{- define "gemline.checks" -}}
+{{- $name := include "gemline.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "release name: %q is no name of a RayService: it must begin with a letter and hold a-z, 0-9 and - alone" $name) -}}
+{{- end -}}
+{{- if gt (len $name) 47 -}}
+{{- fail (printf "release name: %q has %d characters, a RayService may have 47" $name (len $name)) -}}
+{{- end -}}
+{{- if not .Values.redis.existingSecret -}}
+{{- fail (printf "redis.existingSecret: name a Secret whose key %s holds the password: kubectl create secret generic gemline-redis --from-literal=%s=$(openssl rand -hex 24)" .Values.redis.passwordKey .Values.redis.passwordKey) -}}
+{{- end -}}
+{{- if and (not .Values.redis.internal) (not .Values.redis.external.host) -}}
+{{- fail "redis.external.host: is empty, and redis.internal is false: name the host of your Redis" -}}
+{{- end -}}
+{{- if and (eq .Values.internalTls.mode "existingSecret") (not .Values.internalTls.existingSecret) -}}
+{{- fail "internalTls.existingSecret: is empty, and internalTls.mode is existingSecret: name a Secret with tls.crt, tls.key and ca.crt" -}}
+{{- end -}}
+{{- if not .Values.models -}}
+{{- fail "models: is empty; name at least one, or take one of the values-*.yaml beside values.yaml" -}}
+{{- end -}}
+{{- $seen := dict -}}
+{{- range $index, $model := .Values.models -}}
+{{- $at := printf "models[%d] (%s)" $index $model.name -}}
+{{- range $key := list "name" "servedName" -}}
+{{- $value := get $model $key -}}
+{{- if hasKey $seen (printf "%s %s" $key $value) -}}
+{{- fail (printf "%s: %s %q stands twice" $at $key $value) -}}
+{{- end -}}
+{{- $_ := set $seen (printf "%s %s" $key $value) true -}}
+{{- end -}}
+{{- include "gemline.checkModel" (dict "root" $ "model" $model "at" $at) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "gemline.checkModel" -}}
+{{- $model := .model -}}
+{{- if and (gt (int $model.tensorParallel) 1) (ne $model.topology "colocated") -}}
+{{- fail (printf "%s: tensorParallel %d needs topology colocated, is %s: keys and values of divided models cannot travel yet" .at (int $model.tensorParallel) $model.topology) -}}
+{{- end -}}
+{{- if and (eq $model.topology "split") (not $model.prefill) -}}
+{{- fail (printf "%s: prefill: is not there, and topology is split" .at) -}}
+{{- end -}}
+{{- if and (eq $model.topology "colocated") $model.prefill -}}
+{{- fail (printf "%s: prefill: is there, but with topology colocated decode workers prefill for themselves" .at) -}}
+{{- end -}}
+{{- if $model.gpu -}}
+{{- if not $model.size -}}
+{{- fail (printf "%s: size: is not there; with a gpu it says what must fit: 2b, 9b or 27b" .at) -}}
+{{- end -}}
+{{- $table := .root.Files.Get "files/capacity.json" | fromJson -}}
+{{- $forms := index $table.sequences $model.gpu $model.size -}}
+{{- $num := int (index $forms $model.quantization (toString (int $model.tensorParallel))) -}}
+{{- $wanted := int ($model.minSequences | default 1) -}}
+{{- if lt $num $wanted -}}
+{{- $fits := list -}}
+{{- range $form, $degrees := $forms -}}
+{{- range $degree, $room := $degrees -}}
+{{- if ge (int $room) $wanted -}}
+{{- $fits = append $fits (printf "%s on %s (%d)" $form $degree (int $room)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- fail (printf "%s: %s with quantization %s leaves room for %d sequences of %d tokens on %d x %s, minSequences asks for %d. Enough have: %s" .at $model.size $model.quantization $num (int $table.context) (int $model.tensorParallel) $model.gpu $wanted ($fits | join ", " | default "none of these GPUs")) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

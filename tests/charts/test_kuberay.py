@@ -1,0 +1,197 @@
+"""The RayService as KubeRay 1.7 takes it: its CRD made strict, and the operator's own rules, each of which can fail."""
+
+import copy
+import importlib
+import json
+from collections.abc import Callable
+from typing import Any, cast
+
+import jsonschema
+import pytest
+import ray
+import yaml
+from ray.serve.schema import ServeDeploySchema
+from support.chart import PROFILES, ROOT, changed, manifests, ray_service
+from support.kuberay_rules import RULES, Rule
+
+from gemline.cluster.records import Role
+from gemline.serve.ray_app import application_name
+from gemline.serve.settings import WorkerSettings
+
+CRDS = ROOT.parent / "shared" / "kuberay" / "rayservices.crd.json"
+Mutation = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture(params=PROFILES)
+def service(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return ray_service(manifests(PROFILES[request.param]))
+
+
+def strict(schema: Any) -> Any:
+    """A CRD's schema as a JSON schema that refuses every field it does not know."""
+    if isinstance(schema, list):
+        return [strict(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("x-kubernetes-int-or-string"):
+        return {"type": ["integer", "string"]}
+    kept = {
+        key: {name: strict(part) for name, part in value.items()} if key == "properties" else strict(value)
+        for key, value in schema.items()
+        if not key.startswith("x-kubernetes-") and key not in ("default", "format")
+    }
+    if "properties" in kept and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        kept.setdefault("additionalProperties", False)
+    return kept
+
+
+@pytest.fixture(scope="module")
+def crd() -> Any:
+    if not CRDS.exists():
+        pytest.skip("KubeRay's CRDs are not beside this checkout")
+    (version,) = [it for it in json.loads(CRDS.read_text())["spec"]["versions"] if it["name"] == "v1"]
+    return strict(version["schema"]["openAPIV3Schema"]["properties"]["spec"])
+
+
+def test_the_crd_takes_every_profile_and_knows_each_field(crd: Any, service: dict[str, Any]) -> None:
+    jsonschema.validate(service["spec"], crd)
+
+
+def test_the_strict_crd_refuses_a_field_it_does_not_know(crd: Any) -> None:
+    service = ray_service(manifests(PROFILES["cpu"]))
+    service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]["enviroment"] = []
+    with pytest.raises(jsonschema.ValidationError, match="enviroment"):
+        jsonschema.validate(service["spec"], crd)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_operator_refuses_no_profile(rule: Rule, service: dict[str, Any]) -> None:
+    assert list(rule(service)) == []
+
+
+def _cluster(service: dict[str, Any]) -> dict[str, Any]:
+    return cast(dict[str, Any], service["spec"]["rayClusterConfig"])
+
+
+def _drop_serve_port(service: dict[str, Any]) -> None:
+    container = _cluster(service)["headGroupSpec"]["template"]["spec"]["containers"][0]
+    container["ports"] = [port for port in container["ports"] if port["name"] != "serve"]
+
+
+def _autoscale(service: dict[str, Any], version: str = "v2") -> None:
+    _cluster(service).update(enableInTreeAutoscaling=True, autoscalerOptions={"version": version})
+
+
+def _restart_always(service: dict[str, Any]) -> None:
+    _autoscale(service)
+    _cluster(service)["workerGroupSpecs"][0]["template"]["spec"]["restartPolicy"] = "Always"
+
+
+def _name_redis_twice(service: dict[str, Any]) -> None:
+    container = _cluster(service)["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
+    container["env"].append({"name": "RAY_REDIS_ADDRESS", "value": "redis:6379"})
+
+
+def _go_in_steps(service: dict[str, Any]) -> None:
+    _autoscale(service)
+    options = {"gatewayClassName": "x", "intervalSeconds": 1, "stepSizePercent": 50, "maxSurgePercent": 40}
+    service["spec"]["upgradeStrategy"] = {
+        "type": "NewClusterWithIncrementalUpgrade",
+        "clusterUpgradeOptions": options,
+    }
+
+
+MUTATIONS: dict[str, Mutation] = {
+    "head_has_a_serve_port": _drop_serve_port,
+    "name_is_short": lambda service: service["metadata"].update(name="g" * 48),
+    "upgrade_strategy_is_known": lambda service: service["spec"].update(upgradeStrategy={"type": "Recreate"}),
+    "token_needs_a_new_ray": lambda service: _cluster(service).update(rayVersion="2.51.9"),
+    "restart_policy_with_autoscaler_v2": _restart_always,
+    "redis_settings_stand_once": _name_redis_twice,
+    "least_is_not_above_most": lambda service: _cluster(service)["workerGroupSpecs"][0].update(minReplicas=9),
+    "a_resource_stands_once": lambda service: _cluster(service)["workerGroupSpecs"][0].update(
+        resources={"gemline-demo-tokenization": "1"}
+    ),
+    "the_head_service_has_no_name": lambda service: _cluster(service)["headGroupSpec"].update(
+        headService={"metadata": {"name": "head"}}
+    ),
+    "incremental_upgrades_are_whole": _go_in_steps,
+    "idle_timeouts_need_autoscaler_v2": lambda service: _cluster(service)["workerGroupSpecs"][0].update(priority=1),
+    "gated_fields_are_unset": lambda service: _cluster(service).update(tlsOptions={}),
+}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_each_rule_can_be_broken(rule: Rule) -> None:
+    service = copy.deepcopy(ray_service(manifests(PROFILES["cpu"])))
+    MUTATIONS[rule.__name__](service)
+    assert len(list(rule(service))) == 1
+
+
+def test_the_serve_config_is_one_that_serve_takes_and_names_what_the_code_has(service: dict[str, Any]) -> None:
+    config = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
+    assert config.applications
+    for app in config.applications:
+        module, _, name = app.import_path.partition(":")
+        built = getattr(importlib.import_module(module), name)(app.args)
+        (deployment,) = app.deployments
+        role = Role(app.args["role"])
+        assert built._bound_deployment.name == deployment.name == role.value
+        assert app.name.startswith(f"{application_name(role)}-")
+
+
+def test_each_application_has_pods_of_its_own_and_one_replica_in_each(service: dict[str, Any]) -> None:
+    groups = {group["groupName"]: group for group in _cluster(service)["workerGroupSpecs"]}
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    assert len(groups) == len(config["applications"])
+    for app in config["applications"]:
+        (deployment,) = app["deployments"]
+        ((resource, amount),) = deployment["ray_actor_options"]["resources"].items()
+        (group,) = [it for it in groups.values() if f'"{resource}\\"' in it["rayStartParams"]["resources"]]
+        assert amount == 1
+        assert group["replicas"] == group["minReplicas"] == group["maxReplicas"] == deployment["num_replicas"]
+        assert int(group["rayStartParams"]["num-gpus"]) == deployment["ray_actor_options"]["num_gpus"]
+        settings = WorkerSettings.from_dict({"redis_url": ""} | app["args"])
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        num_gpus = int(limits.get("nvidia.com/gpu", 0))
+        assert num_gpus == deployment["ray_actor_options"]["num_gpus"]
+        assert num_gpus in (0, settings.tensor_parallel if settings.has_engine else 0)
+
+
+def test_a_replica_listens_at_the_ports_that_its_pod_names(service: dict[str, Any]) -> None:
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    for app, group in zip(config["applications"], _cluster(service)["workerGroupSpecs"], strict=True):
+        ports = {port["name"]: port["containerPort"] for port in group["template"]["spec"]["containers"][0]["ports"]}
+        assert ports == {"grpc": app["args"]["port"], "worker-metrics": app["args"]["metrics_port"]}
+        assert all(port < 10002 for port in ports.values()), "Ray and the kernel choose from the ports above"
+
+
+def test_the_redis_url_and_its_password_are_in_no_config_that_ray_shows(service: dict[str, Any]) -> None:
+    assert "redis" not in service["spec"]["serveConfigV2"]
+
+
+def test_the_head_computes_nothing(service: dict[str, Any]) -> None:
+    head = _cluster(service)["headGroupSpec"]
+    assert head["rayStartParams"]["num-cpus"] == head["rayStartParams"]["num-gpus"] == "0"
+    assert "nvidia.com/gpu" not in head["template"]["spec"]["containers"][0]["resources"]["limits"]
+
+
+def test_the_ray_of_the_chart_is_the_ray_that_is_tested(service: dict[str, Any]) -> None:
+    assert _cluster(service)["rayVersion"] == ray.__version__
+
+
+def test_ray_keeps_its_state_in_redis_and_asks_for_a_token(service: dict[str, Any]) -> None:
+    options = _cluster(service)["gcsFaultToleranceOptions"]
+    assert options["redisAddress"].startswith(("redis://", "rediss://"))
+    assert set(options["redisPassword"]) == {"valueFrom"}
+    assert _cluster(service)["authOptions"] == {"mode": "token"}
+
+
+def test_a_divided_model_has_all_its_gpus_in_one_pod_and_prefills_where_it_decodes() -> None:
+    service = ray_service(manifests(changed("h100-27b-tp2", models__0__tensorParallel=4)))
+    apps = {app["args"]["role"]: app for app in yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]}
+    assert set(apps) == {"tokenization", "decode"}
+    assert apps["decode"]["args"]["prefill"] == "never"
+    (group,) = [it for it in _cluster(service)["workerGroupSpecs"] if it["groupName"].endswith("decode")]
+    assert group["numOfHosts"] == 1
+    assert group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "4"

@@ -1,0 +1,116 @@
+"""What values.schema.json and the templates' own checks refuse, and in which words."""
+
+from typing import Any
+
+import pytest
+from helm_python import HelmError, HelmRenderError, HelmValuesError, lint
+from support.chart import CHART, PROFILES, changed, maker, manifests
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_passes_lint_without_a_warning(profile: str) -> None:
+    report = lint(CHART, PROFILES[profile], strict=True, namespace="serving", kube_version="v1.34.0")
+    assert report["total_charts_linted"] == 1
+    assert report["errors"] == []
+    assert [it for it in report["messages"] if it["severity"] > 1] == []
+
+
+REFUSED_BY_SCHEMA: dict[str, tuple[dict[str, Any], str]] = {
+    "an unknown field": ({"gateway__replica": 2}, "replica"),
+    "an unknown field of a model": ({"models__0__quantisation": "int8"}, "quantisation"),
+    "a word for a number": ({"gateway__longestStreamSeconds": "long"}, "longestStreamSeconds"),
+    "a tag that moves": ({"images__worker__tag": "latest"}, "images/worker/tag"),
+    "a digest that is none": ({"images__worker__digest": "sha256:12"}, "images/worker/digest"),
+    "a branch instead of a commit": ({"models__0__source": "hf://google/gemma-2-2b-it@main"}, "models/0/source"),
+    "a model without a source": ({"models__0__source": ...}, "source"),
+    "a precision that is none": ({"models__0__quantization": "fp4"}, "models/0/quantization"),
+    "a GPU that no kernel runs on": ({"models__0__gpu": "l4"}, "models/0/gpu"),
+    "no replica": ({"models__0__decode__replicas": 0}, "models/0/decode/replicas"),
+    "GPUs beside those that follow": (
+        {"models__0__decode__resources__limits": {"nvidia.com/gpu": "4"}},
+        "nvidia.com/gpu",
+    ),
+    "a name that is no label": ({"models__0__name": "Gemma_2"}, "models/0/name"),
+    "a manifest that is no hash": ({"models__0__manifestSha256": "abc"}, "models/0/manifestSha256"),
+    "a claim with a size": ({"models__0__source": "pvc://models"}, "models/0"),
+    "a route without a parent": ({"routes__http": {"enabled": True}}, "routes/http"),
+    "a password in the values": ({"redis__password": "hunter2"}, "password"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_BY_SCHEMA)
+def test_the_schema_refuses(case: str) -> None:
+    changes, named = REFUSED_BY_SCHEMA[case]
+    with pytest.raises(HelmValuesError) as refused:
+        maker.render(changed("cpu", **changes))
+    assert named in str(refused.value)
+
+
+REFUSED_BY_CHECK: dict[str, tuple[dict[str, Any], str]] = {
+    "no Redis secret": ({"redis__existingSecret": ""}, "redis.existingSecret: name a Secret whose key redis-password"),
+    "no Redis at all": ({"redis__internal": False}, "redis.external.host: is empty"),
+    "no TLS secret": ({"internalTls__mode": "existingSecret"}, "internalTls.existingSecret: is empty"),
+    "no model": ({"models": []}, "models: is empty"),
+    "divided and split": ({"models__0__tensorParallel": 2}, r"models\[0\] \(demo\): tensorParallel 2 needs topology"),
+    "split without prefill": ({"models__0__prefill": ...}, "prefill: is not there, and topology is split"),
+    "colocated with prefill": ({"models__0__topology": "colocated"}, "prefill: is there, but with topology colocated"),
+    "a GPU and no size": ({"models__0__gpu": "h100"}, "size: is not there"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_BY_CHECK)
+def test_the_templates_refuse_and_say_why(case: str) -> None:
+    changes, words = REFUSED_BY_CHECK[case]
+    with pytest.raises(HelmRenderError, match=words):
+        maker.render(changed("cpu", **changes))
+
+
+def test_the_chart_alone_says_what_it_lacks() -> None:
+    with pytest.raises(HelmRenderError, match=r"redis\.existingSecret.*kubectl create secret"):
+        maker.render({})
+
+
+def test_two_models_may_not_have_one_name() -> None:
+    model = PROFILES["cpu"]["models"][0]
+    with pytest.raises(HelmRenderError, match=r'models\[1\] \(demo\): name "demo" stands twice'):
+        maker.render(changed("cpu", models=[model, model]))
+    with pytest.raises(HelmRenderError, match='servedName "gemline-demo" stands twice'):
+        maker.render(changed("cpu", models=[model, model | {"name": "other"}]))
+
+
+@pytest.mark.parametrize(("release", "words"), [("g" * 41, "49 characters"), ("1st", "must begin with a letter")])
+def test_a_release_whose_name_no_ray_service_may_have_is_refused(release: str, words: str) -> None:
+    with pytest.raises(HelmError, match=words):
+        maker.render(PROFILES["cpu"], release)
+
+
+def test_a_long_release_name_still_fits() -> None:
+    assert manifests(PROFILES["cpu"], "g" * 39)
+
+
+def test_room_for_too_few_sequences_is_refused_with_what_would_do() -> None:
+    with pytest.raises(HelmRenderError) as refused:
+        maker.render(changed("h100-27b-fp8", models__0__quantization="none"))
+    message = str(refused.value)
+    assert "27b with quantization none leaves room for 11 sequences of 8192 tokens on 1 x h100" in message
+    assert "minSequences asks for 20" in message
+    assert "fp8 on 1 (23)" in message
+    assert "none on 2 (47)" in message
+
+
+def test_room_follows_the_gpu() -> None:
+    assert manifests(changed("h100-27b-fp8", models__0__quantization="none", models__0__gpu="h200"))
+
+
+def test_the_table_in_the_chart_is_what_the_arithmetic_gives() -> None:
+    import json
+
+    assert json.loads((CHART / "files" / "capacity.json").read_text()) == maker.capacity_table()
+
+
+def test_a_model_that_does_not_fit_at_all_is_in_the_table() -> None:
+    from gemline.sizing.gpus import Gpu
+
+    small = Gpu("small", 24 * 2**30, 1.0, 1.0, 1.0)
+    assert maker.sequences("27b", small)["none"]["1"] == 0
+    assert maker.sequences("27b", small)["int4"]["1"] > 0
