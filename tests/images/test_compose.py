@@ -1,0 +1,106 @@
+"""deploy/compose.yaml: every command is one of ours, nothing is open beyond this machine, and all of it is hardened."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from gemline.cli.main import app
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = [name for name in SERVICES if name != "redis"]
+
+
+def parse(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What our own command line makes of them."""
+    monkeypatch.setenv("GEMLINE_REDIS_URL", "redis://redis:6379/0")
+    command: Any = typer.main.get_command(app())
+    words = list(arguments)
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    params: dict[str, Any] = command.make_context("gemline", words).params
+    return params
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_command_is_one_of_ours(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = parse(SERVICES[name]["command"], monkeypatch)
+    if SERVICES[name]["command"][0] == "worker":
+        assert params["role"] == name
+        assert params["bind"] == "0.0.0.0"  # noqa: S104
+
+
+def test_a_command_that_is_none_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Exception, match="No such option: --kv-block"):
+        parse([*SERVICES["decode"]["command"], "--kv-block=1"], monkeypatch)
+
+
+def test_ports_are_published_on_loopback_alone() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert set(published) == {"gateway"}
+    assert all(port.startswith("127.0.0.1:") for port in published["gateway"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_is_hardened_and_has_a_version(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert re.search(r":\d+\.\d+\.\d+", service["image"])
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if name != "model"])
+def test_every_service_that_stays_says_how_it_is(name: str) -> None:
+    assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
+
+
+def test_a_service_waits_for_services_that_there_are() -> None:
+    for name, service in SERVICES.items():
+        for other, how in service.get("depends_on", {}).items():
+            wanted = "service_completed_successfully" if other == "model" else "service_healthy"
+            assert how == {"condition": wanted}, name
+            assert other in SERVICES
+
+
+def test_health_is_asked_where_the_process_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in OURS:
+        if name == "model":
+            continue
+        params = parse(SERVICES[name]["command"], monkeypatch)
+        port = params["http_port"] if name == "gateway" else params["metrics_port"]
+        assert f"127.0.0.1:{port}/" in SERVICES[name]["healthcheck"]["test"][-1]
+
+
+def test_volumes_are_declared_and_workers_cannot_write_the_model() -> None:
+    for name, service in SERVICES.items():
+        for volume in service.get("volumes", []):
+            assert volume.partition(":")[0] in COMPOSE["volumes"], name
+    for role in ("tokenization", "prefill", "decode"):
+        assert "models:/models:ro" in SERVICES[role]["volumes"]
+
+
+def test_no_password_stands_in_the_file() -> None:
+    text = (ROOT / "deploy" / "compose.yaml").read_text()
+    found = re.findall(r"redis://:([^@]*)@|REDIS_PASSWORD: \"([^\"]*)\"", text)
+    assert len(found) == 2
+    for value in found:
+        assert "".join(value).startswith("${GEMLINE_REDIS_PASSWORD:?")
+
+
+def test_images_are_those_that_the_dockerfile_makes() -> None:
+    targets = set(re.findall(r"^FROM \S+ AS (\S+)$", (ROOT / "deploy/docker/Dockerfile").read_text(), re.MULTILINE))
+    for name in OURS:
+        assert SERVICES[name]["image"].partition(":")[0].removeprefix("gemline-") in targets
+        if build := SERVICES[name].get("build"):
+            assert SERVICES[name]["image"].startswith(f"gemline-{build['target']}:")
+
+
+def test_the_redis_is_the_charts() -> None:
+    chart = yaml.safe_load((ROOT / "charts" / "gemline" / "values.yaml").read_text())["images"]["redis"]
+    assert SERVICES["redis"]["image"] == f"{chart['repository']}:{chart['tag']}@{chart['digest']}"
