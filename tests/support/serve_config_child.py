@@ -34,7 +34,9 @@ def main() -> None:
             _temp_dir=place,
         )
         serve.start(proxy_location="Disabled")
-        _get_global_client().deploy_apps(config)
+        client = _get_global_client()
+        assert client is not None
+        client.deploy_apps(config)
         try:
             wait_until_running()
             print("running", flush=True)
