@@ -187,7 +187,7 @@ def test_ray_keeps_its_state_in_redis_and_asks_for_a_token(service: dict[str, An
     assert _cluster(service)["authOptions"] == {"mode": "token"}
 
 
-def test_a_divided_model_has_all_its_gpus_in_one_pod_and_prefills_where_it_decodes() -> None:
+def test_a_divided_model_has_all_its_gpus_in_one_pod_and_a_colocated_one_prefills_where_it_decodes() -> None:
     service = ray_service(manifests(changed("h100-27b-tp2", models__0__tensorParallel=4)))
     apps = {app["args"]["role"]: app for app in yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]}
     assert set(apps) == {"tokenization", "decode"}

@@ -1,12 +1,15 @@
 """Every manifest of every profile: what Kubernetes takes, and what we promise of each pod."""
 
 import re
+import shlex
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import kubernetes_validate
 import pytest
 from support.chart import GOLDEN, PROFILES, changed, containers, maker, manifests, of_kind, pods, selects
+from support.own_command import parse
 
 NOT_KUBERNETES = (
     "ray.io/",
@@ -236,3 +239,39 @@ def test_the_gateways_probes_are_routes_that_are_open_without_a_key() -> None:
     paths = {container[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
     assert paths == {"/healthz", "/readyz"}
     assert paths <= set(OPEN_PATHS)
+
+
+@pytest.fixture
+def redis_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As every pod of ours has it."""
+    monkeypatch.setenv("GEMLINE_REDIS_URL", "redis://redis:6379/0")
+
+
+def test_the_gateway_and_the_fetching_containers_are_started_by_commands_of_ours(redis_url: None) -> None:
+    for manifests_ in (everything(), manifests(PROFILES["cpu"])):
+        for _, template in pods(manifests_):
+            for container in containers(template):
+                if container["name"] == "gateway":
+                    params = parse(container["args"])
+                    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+                    assert ports == {"http": params["http_port"], "grpc": params["grpc_port"]}
+                if container["name"] == "model":
+                    assert container["command"] == ["gemline", "fetch"]
+                    params = parse(["fetch", *container["args"]])
+                    (mount,) = [it for it in container["volumeMounts"] if it["name"] == "model"]
+                    assert str(params["to"] or params["source"]).startswith(mount["mountPath"])
+
+
+@pytest.mark.parametrize("name", ["cpu", "multi-model"])
+def test_the_test_of_a_release_asks_in_words_that_our_command_line_knows(name: str, redis_url: None) -> None:
+    (pod,) = of_kind(manifests(PROFILES[name]), "Pod")
+    shell, flags, script = pod["spec"]["containers"][0]["command"]
+    assert subprocess.run([shell, "-n", "-c", script]).returncode == 0
+    assert flags == "-euc"
+    commands = re.findall(r"gemline (.+?)[|)]", script.replace("\\\n", " "))
+    assert [command.split()[0] for command in commands] == ["key", "generate"]
+    for command in commands:
+        params = parse(shlex.split(command))
+    assert params["model"] == PROFILES[name]["models"][0]["servedName"]
+    assert params["address"] == "gemline-gateway:50051"
+    assert bool(params["root_certificates"]) is (name == "multi-model")

@@ -51,7 +51,6 @@ REFUSED_BY_CHECK: dict[str, tuple[dict[str, Any], str]] = {
     "no Redis at all": ({"redis__internal": False}, "redis.external.host: is empty"),
     "no TLS secret": ({"internalTls__mode": "existingSecret"}, "internalTls.existingSecret: is empty"),
     "no model": ({"models": []}, "models: is empty"),
-    "divided and split": ({"models__0__tensorParallel": 2}, r"models\[0\] \(demo\): tensorParallel 2 needs topology"),
     "split without prefill": ({"models__0__prefill": ...}, "prefill: is not there, and topology is split"),
     "colocated with prefill": ({"models__0__topology": "colocated"}, "prefill: is there, but with topology colocated"),
     "a GPU and no size": ({"models__0__gpu": "h100"}, "size: is not there"),

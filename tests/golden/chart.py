@@ -5,17 +5,17 @@ The table is `gemline plan`'s arithmetic, so that a template can refuse a model 
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from helm_python import Chart
 
+from gemline.engine.footprint import Footprint, WeightForm
 from gemline.errors import ConfigurationError
 from gemline.sizing.capacity import capacity
-from gemline.sizing.forms import WeightForm
+from gemline.sizing.forms import WEIGHTS
 from gemline.sizing.gpus import GPUS, Gpu
 from gemline.sizing.models import PUBLISHED
-from gemline.sizing.shard import Shard
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "gemline"
@@ -41,13 +41,13 @@ def capacity_table() -> dict[str, Any]:
 
 def sequences(size: str, gpu: Gpu) -> dict[str, dict[str, int]]:
     """Of one model on one kind of GPU."""
-    return {quantization(form): _by_degree(size, gpu, form) for form in get_args(WeightForm)}
+    return {quantization(form): _by_degree(size, gpu, form) for form in WEIGHTS}
 
 
 def _by_degree(size: str, gpu: Gpu, form: WeightForm) -> dict[str, int]:
     found = {}
     for degree in _DEGREES:
-        shard = Shard(PUBLISHED[size], form, num_ranks=degree)
+        shard = Footprint(PUBLISHED[size], form, num_ranks=degree)
         try:
             found[str(degree)] = capacity(shard, gpu).num_sequences(shard, _CONTEXT)
         except ConfigurationError:  # it cannot be divided so

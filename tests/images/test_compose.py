@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
-
-from gemline.cli.main import app
+from support.own_command import parse
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
@@ -16,28 +14,23 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = [name for name in SERVICES if name != "redis"]
 
 
-def parse(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What our own command line makes of them."""
+@pytest.fixture(autouse=True)
+def redis_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As every service has it."""
     monkeypatch.setenv("GEMLINE_REDIS_URL", "redis://redis:6379/0")
-    command: Any = typer.main.get_command(app())
-    words = list(arguments)
-    while hasattr(command, "commands"):
-        command = command.commands[words.pop(0)]
-    params: dict[str, Any] = command.make_context("gemline", words).params
-    return params
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_every_command_is_one_of_ours(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    params = parse(SERVICES[name]["command"], monkeypatch)
+def test_every_command_is_one_of_ours(name: str) -> None:
+    params = parse(SERVICES[name]["command"])
     if SERVICES[name]["command"][0] == "worker":
         assert params["role"] == name
         assert params["bind"] == "0.0.0.0"  # noqa: S104
 
 
-def test_a_command_that_is_none_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_that_is_none_is_noticed() -> None:
     with pytest.raises(Exception, match="No such option: --kv-block"):
-        parse([*SERVICES["decode"]["command"], "--kv-block=1"], monkeypatch)
+        parse([*SERVICES["decode"]["command"], "--kv-block=1"])
 
 
 def test_ports_are_published_on_loopback_alone() -> None:
@@ -68,11 +61,11 @@ def test_a_service_waits_for_services_that_there_are() -> None:
             assert other in SERVICES
 
 
-def test_health_is_asked_where_the_process_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_health_is_asked_where_the_process_listens() -> None:
     for name in OURS:
         if name == "model":
             continue
-        params = parse(SERVICES[name]["command"], monkeypatch)
+        params = parse(SERVICES[name]["command"])
         port = params["http_port"] if name == "gateway" else params["metrics_port"]
         assert f"127.0.0.1:{port}/" in SERVICES[name]["healthcheck"]["test"][-1]
 

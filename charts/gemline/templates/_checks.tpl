@@ -36,9 +36,6 @@
 
 {{- define "gemline.checkModel" -}}
 {{- $model := .model -}}
-{{- if and (gt (int $model.tensorParallel) 1) (ne $model.topology "colocated") -}}
-{{- fail (printf "%s: tensorParallel %d needs topology colocated, is %s: keys and values of divided models cannot travel yet" .at (int $model.tensorParallel) $model.topology) -}}
-{{- end -}}
 {{- if and (eq $model.topology "split") (not $model.prefill) -}}
 {{- fail (printf "%s: prefill: is not there, and topology is split" .at) -}}
 {{- end -}}
