@@ -21,6 +21,7 @@ from gemline.host import HostSettings, WorkerContext, WorkerHost
 from gemline.internal.v1 import tokenization_pb2, tokenization_pb2_grpc
 from gemline.rpc.options import open_channel
 from gemline.rpc.status import from_rpc_error
+from gemline.signals import Signals
 
 
 class LengthWorker(tokenization_pb2_grpc.TokenizationServicer):
@@ -50,6 +51,9 @@ class LengthWorker(tokenization_pb2_grpc.TokenizationServicer):
 
     def load(self) -> tuple[int, int]:
         return 2, 3
+
+    async def signals(self) -> Signals:
+        return Signals(num_running=2, num_waiting=3)
 
     async def drain(self, timeout_s: float) -> None:
         self.log.append("drain")

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from gemline.cluster.records import ModelCard
+from gemline.engine.blocks import BlockCounts
 from gemline.engine.config import LayerKind
 from gemline.engine.engine import Engine
 from gemline.engine.events import StepResult
@@ -25,6 +27,7 @@ from gemline.engine_metrics import EngineMetrics
 from gemline.errors import CheckpointError, InternalError
 from gemline.grammar.grammars import Grammars
 from gemline.rank_group import load_engine, shared_out
+from gemline.signals import Busyness, Recent, Signals
 from gemline.telemetry import Telemetry
 from gemline.text.tokenizer import Tokenizer
 from gemline.transfer.connection import run_long
@@ -32,6 +35,8 @@ from gemline.transfer.connection import run_long
 T = TypeVar("T")
 
 _STALLED_S = 120.0  # longer than any honest step
+# An engine answers between two steps: for one that is in a long step, what it said last holds.
+_SIGNALS_TIMEOUT_S = 0.5
 # Threads that move keys and values beside the engine: one frame's checksum is not to hold up the next one's copy.
 _NUM_MOVERS = max(2, (os.cpu_count() or 1) // 8)
 
@@ -65,6 +70,10 @@ class EngineHost:
         self._metrics: EngineMetrics | None = None
         self._grammars: Grammars | None = None
         self._event_loop: asyncio.AbstractEventLoop | None = None
+        self._busyness = Busyness()
+        self._itl = Recent()
+        self._streamed_s: float | None = None  # when a step gave tokens to streams that go on; None: the last did not
+        self._queue = (0, 0.0)  # tokens of prompts to compute, and tokens a second, as the engine said last
         load_it = partial(load_engine, model_dir, options, self._lose)
         self.thread: EngineThread = EngineThread(load_it, self._stepped, shared_out(options).num_threads)
         # The number of torch's threads belongs to the thread that asks; without a word each would take every core.
@@ -129,6 +138,31 @@ class EngineHost:
         given = request.token_ids[request.num_prompt_tokens :]
         return replace(request, matcher=await self._grammars.matcher(constraint, given))
 
+    async def signals(self, ttft_s: float) -> Signals:
+        """How the engine stands, for whoever decides how many there are; `ttft_s` as its worker has measured it."""
+        asked = asyncio.wrap_future(self.thread.call(lambda it: (it.num_queued_tokens, it.tokens_per_s or 0.0)))
+        with contextlib.suppress(TimeoutError):
+            self._queue = await asyncio.wait_for(asked, _SIGNALS_TIMEOUT_S)
+        now_s, engine = time.monotonic(), self.engine
+        num_running, num_waiting = self._load()
+        return Signals(
+            num_running=num_running,
+            num_waiting=num_waiting,
+            max_running=engine.options.max_running,
+            queued_tokens=self._queue[0],
+            tokens_per_s=self._queue[1],
+            busy_share=self._busyness.take(now_s),
+            free_kv_bytes=self._kv_bytes(engine.num_free_blocks),
+            kv_bytes=self._kv_bytes(engine.num_blocks),
+            ttft_s=ttft_s,
+            itl_s=self._itl.high(now_s),
+        )
+
+    def _kv_bytes(self, blocks: BlockCounts) -> int:
+        engine = self.engine
+        per_slot = blocks.num_global * engine.token_bytes(LayerKind.GLOBAL)
+        return engine.options.block_size * (per_slot + blocks.num_local * engine.token_bytes(LayerKind.LOCAL))
+
     async def call(self, function: Callable[[Engine], T]) -> T:
         """Runs the function in the engine's thread, between two steps."""
         return await asyncio.wrap_future(self.thread.call(function))
@@ -165,8 +199,19 @@ class EngineHost:
 
     def _deliver(self, result: StepResult) -> None:
         self._on_step(result)
+        self._note(result)
         if self._metrics is not None:
             self._metrics.record(result)
+
+    def _note(self, result: StepResult) -> None:
+        """What of a step an autoscaler wants to know."""
+        self._busyness.add(result.duration_s)
+        if not result.tokens:
+            return
+        if self._streamed_s is not None:
+            self._itl.add(result.ended_s - self._streamed_s, result.ended_s)
+        goes_on = any(token.finish is None for token in result.tokens)
+        self._streamed_s = result.ended_s if goes_on else None
 
 
 def _sha256(path: Path) -> str:

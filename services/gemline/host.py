@@ -23,6 +23,7 @@ from gemline.rpc.internal_tls import InternalTls, check_caller
 from gemline.rpc.options import server_options
 from gemline.rpc.status import ErrorInterceptor
 from gemline.rpc.tls_files import TlsFiles
+from gemline.signals import Signals
 from gemline.telemetry import Telemetry
 
 _EVERY_INTERFACE = ("0.0.0.0", "[::]")  # noqa: S104
@@ -66,6 +67,9 @@ class Worker(Protocol):
 
     def load(self) -> tuple[int, int]:
         """(num_running, num_waiting) requests."""
+
+    async def signals(self) -> Signals:
+        """What an autoscaler needs to know. From memory, or a moment's question to the engine."""
 
     async def drain(self, timeout_s: float) -> None:
         """Takes nothing new; returns when the work is done, after `timeout_s` at the latest."""
@@ -150,6 +154,10 @@ class WorkerHost:
         """Raises when the worker should be replaced. Redis being away is no reason."""
         self._registered().check()
         self._worker.check_health()
+
+    async def signals(self) -> Signals:
+        """What the worker tells an autoscaler."""
+        return await self._worker.signals()
 
     def _registered(self) -> WorkerLease:
         if self._lease is None:

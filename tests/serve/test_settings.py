@@ -12,6 +12,7 @@ from gemline.cli.worker import worker
 from gemline.cluster.records import Role
 from gemline.errors import ConfigurationError
 from gemline.rpc.tls_files import TlsFiles
+from gemline.serve.autoscaling import Scaling
 from gemline.serve.settings import StackSettings, WorkerSettings, resolve
 
 FILES = {f"internal_tls_{name}": f"/secret/{name}" for name in ("certificate", "key", "ca")}
@@ -109,6 +110,31 @@ def test_gpus_are_shared_out_among_the_ranks() -> None:
     }
     assert resolve(stack, num_gpus=8).gpu_share == 1
     assert resolve(stack, num_gpus=4).gpu_share == 0.5
+
+
+def test_cores_are_kept_for_engines_that_may_come() -> None:
+    assert resolve(StackSettings(num_decode=1, max_decode=3), num_cores=8).threads == 2
+
+
+def test_a_stack_scales_only_the_roles_that_have_a_range() -> None:
+    assert StackSettings().scaling == {}
+    scaling = StackSettings(num_decode=1, max_decode=3, itl_slo_s=0.3).scaling
+    assert scaling == {Role.DECODE: Scaling("decode", 1, 3, itl_slo_s=0.3)}
+    colocated = StackSettings(topology="colocated", max_prefill=3, max_decode=3)
+    assert {role: it.prefills for role, it in colocated.scaling.items()} == {Role.DECODE: True}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_decode": 3, "max_decode": 2}, "decode workers 3-2"),
+        ({"max_prefill": 2, "runner": "process"}, "--prefill with a range needs --runner ray, is process"),
+        ({"max_decode": 2, "itl_slo_s": 0.0}, "itl_slo_s is 0.0"),
+    ],
+)
+def test_a_range_that_cannot_be_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        StackSettings(**options)
 
 
 def test_a_colocated_stack_starts_no_prefill_worker() -> None:

@@ -6,11 +6,12 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
 from gemline.cli.internal_tls import CA, CERTIFICATE, KEY
+from gemline.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from gemline.serve.ready import Ready
@@ -26,9 +27,13 @@ def up(
     topology: Annotated[
         Literal["split", "colocated"], typer.Option(help="prefill on workers of its own, or in the decode workers")
     ] = "split",
-    prefill: Annotated[int, typer.Option(help="prefill workers")] = 1,
-    decode: Annotated[int, typer.Option(help="decode workers")] = 1,
+    prefill: Annotated[str, typer.Option(help="prefill workers; 1-3: between so many, as load needs, on Ray")] = "1",
+    decode: Annotated[str, typer.Option(help="decode workers, likewise")] = "1",
     tokenization: Annotated[int, typer.Option(help="tokenization workers")] = 1,
+    ttft_slo: Annotated[float, typer.Option(help="seconds to a first token that scaling is to hold")] = 2.0,
+    itl_slo: Annotated[float, typer.Option(help="seconds between tokens that scaling is to hold")] = 0.2,
+    scale_up_after: Annotated[float, typer.Option(help="seconds for which more workers must be needed")] = 5.0,
+    scale_down_after: Annotated[float, typer.Option(help="seconds for which fewer must do")] = 60.0,
     dtype: Annotated[
         str, typer.Option(help="float32, bfloat16, or auto: bfloat16 if the checkpoint is and this CPU is fast in it")
     ] = "auto",
@@ -87,13 +92,21 @@ def up(
     from gemline.cli.ready import default_ready_file
     from gemline.serve.settings import StackSettings
 
+    num_prefill, max_prefill = _workers("--prefill", prefill)
+    num_decode, max_decode = _workers("--decode", decode)
     settings = StackSettings(
         model=model,
         runner=runner,
         topology=topology,
         num_tokenization=tokenization,
-        num_prefill=prefill,
-        num_decode=decode,
+        num_prefill=num_prefill,
+        num_decode=num_decode,
+        max_prefill=max_prefill,
+        max_decode=max_decode,
+        ttft_slo_s=ttft_slo,
+        itl_slo_s=itl_slo,
+        scale_up_after_s=scale_up_after,
+        scale_down_after_s=scale_down_after,
         dtype=dtype,
         quantization=quantization,
         host=host,
@@ -121,6 +134,21 @@ def up(
         ready_file=ready_file or default_ready_file(),
     )
     asyncio.run(_run(settings, first_prompt))
+
+
+class _Workers(NamedTuple):
+    """How many at the start, and at most; 0: no more than at the start."""
+
+    least: int
+    most: int
+
+
+def _workers(option: str, text: str) -> _Workers:
+    """Of `2` or of `1-3`."""
+    least, dash, most = text.partition("-")
+    if not least.isdecimal() or (dash and not most.isdecimal()):
+        raise ConfigurationError(f"{option} {text}: neither a number of workers nor a range like 1-3")
+    return _Workers(int(least), int(most) if dash else 0)
 
 
 async def _run(settings: "StackSettings", first_prompt: str) -> None:

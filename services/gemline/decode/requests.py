@@ -1,6 +1,7 @@
 """Every live request of every gateway on this worker: who asked, and how it is started and ended. Event loop only."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
@@ -15,6 +16,7 @@ from gemline.errors import GemlineError, InvalidRequest, StaleEpoch, Unavailable
 from gemline.failpoints import CrashOnToken
 from gemline.internal.v1.decode_pb2 import Submit
 from gemline.rpc.convert import sampling_from_proto
+from gemline.signals import Recent
 
 
 class Engine(Protocol):
@@ -52,6 +54,8 @@ class RequestTable:
         self._num_running = 0
         self._resident = Resident()
         self._free = BlockCounts(0, 0)
+        self._came_s: dict[int, float] = {}  # by seq_id, until the first token; by the monotonic clock
+        self.ttft = Recent()
         self.draining = False
         self.idle = asyncio.Event()  # set while no request is alive
         self.idle.set()
@@ -149,6 +153,8 @@ class RequestTable:
             if self._failpoint is not None:
                 self._failpoint.see((token.token_id,))
             live.stream.add_token(live.handle, token)
+            if (came_s := self._came_s.pop(token.seq_id, None)) is not None:
+                self.ttft.add((now_s := time.monotonic()) - came_s, now_s)
             touched.add(live.stream)
             if token.finish is not None:
                 self._end(live)
@@ -168,6 +174,7 @@ class RequestTable:
     def _begin(self, stream: GatewayStream, handle: int) -> LiveRequest:
         live = LiveRequest(next(self._seq_ids), handle, stream)
         self._live[live.seq_id] = live
+        self._came_s[live.seq_id] = time.monotonic()
         stream.seq_ids[handle] = live.seq_id
         self.idle.clear()
         return live
@@ -178,6 +185,7 @@ class RequestTable:
 
     def _forget(self, live: LiveRequest) -> None:
         del self._live[live.seq_id]
+        self._came_s.pop(live.seq_id, None)
         del live.stream.seq_ids[live.handle]
         if not self._live:
             self.idle.set()

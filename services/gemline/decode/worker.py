@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +26,7 @@ from gemline.failpoints import failpoint
 from gemline.host import WorkerContext
 from gemline.internal.v1.decode_pb2_grpc import add_DecodeServicer_to_server
 from gemline.rpc.internal_tls import opener
+from gemline.signals import Signals
 from gemline.transfer.nixl import NixlAgent
 from gemline.transfer.transports import KvTransportSetting, Transport, allowed
 
@@ -97,6 +99,10 @@ class DecodeWorker:
     def load(self) -> tuple[int, int]:
         """Requests (running, waiting)."""
         return (0, 0) if self._table is None else self._table.load
+
+    async def signals(self) -> Signals:
+        """The engine's, and how long requests waited here for their first token."""
+        return await self._host.signals(self._requests.ttft.high(time.monotonic()))
 
     async def drain(self, timeout_s: float) -> None:
         """Refuses new requests; returns when the last one has ended.

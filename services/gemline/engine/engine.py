@@ -182,6 +182,11 @@ class Engine:
         return block_bytes(self.config, kind, 1, _torch_dtype(self.options))
 
     @property
+    def num_queued_tokens(self) -> int:
+        """Tokens of prompts that are to be computed here."""
+        return self._roster.num_queued_tokens
+
+    @property
     def tokens_per_s(self) -> float | None:
         """How fast prompts are computed beside no stream; None while nothing was measured."""
         return self._pacer.tokens_per_s(0)

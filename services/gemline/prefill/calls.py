@@ -15,6 +15,7 @@ from gemline.host import WorkerContext
 from gemline.internal.v1.prefill_pb2 import FrameHeader, KvOffer, PrefillEnd
 from gemline.prefill.progress import Progress, ProgressTable
 from gemline.prefill.sender import KvSender
+from gemline.signals import Recent
 from gemline.telemetry import Attributes, Span
 from gemline.transfer.frames import encode
 from gemline.transfer.opening import Doors
@@ -59,6 +60,7 @@ class Calls:
         self._seq_ids = count(1)
         self._tokens_per_s = 0.0  # as the engine said last; 0: not yet
         self.epoch = 0
+        self.prefill_times = Recent()  # from a call's arrival until its prompt was computed
         meter = context.telemetry.meter
         self._sent_bytes = meter.create_counter(
             "gemline_kv_sent", unit="By", description="Keys and values sent to decode workers, by transport"
@@ -88,6 +90,7 @@ class Calls:
                 try:
                     end = await self._send(order, form, progress, outlet, epoch)
                     end.prefill_s = progress.computed_s - arrived_s
+                    self.prefill_times.add(end.prefill_s, progress.computed_s)
                     end.since_computed_s = time.monotonic() - progress.computed_s
                     await write(encode(FrameHeader(end=end)))
                 finally:

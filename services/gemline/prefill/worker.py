@@ -1,6 +1,7 @@
 """The prefill worker: computes prompts for decode workers and streams their keys and values. Never decodes."""
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from gemline.internal.v1.prefill_pb2 import KvLayout
 from gemline.prefill.calls import Calls, Order
 from gemline.prefill.progress import ProgressTable
 from gemline.prefill.servicer import Servicer
+from gemline.signals import Signals
 from gemline.transfer.listener import Listener
 from gemline.transfer.nixl import NixlAgent
 from gemline.transfer.opening import Doors
@@ -94,6 +96,10 @@ class PrefillWorker:
     def load(self) -> tuple[int, int]:
         """Prefills (running, waiting)."""
         return self._table.load
+
+    async def signals(self) -> Signals:
+        """The engine's, and how long prompts took here to be computed."""
+        return await self._host.signals(self._started().prefill_times.high(time.monotonic()))
 
     async def drain(self, timeout_s: float) -> None:
         """Refuses new prefills; returns when the last one has been sent."""

@@ -6,6 +6,8 @@ from typing import Any
 from ray import serve
 
 from gemline.cluster.records import Role
+from gemline.serve.autoscaling import Scaling
+from gemline.serve.ray_policy import autoscaling_config
 from gemline.serve.settings import REDIS_URL_VARIABLE, WorkerSettings
 from gemline.serve.workers import build_host
 
@@ -23,6 +25,10 @@ class HostedWorker:
         """Serve calls this; three failures in a row replace the replica."""
         self._host.check_health()
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve calls this where the deployment scales by itself."""
+        return (await self._host.signals()).to_dict()
+
     async def __del__(self) -> None:
         # Serve awaits it once when the replica is to go: its only drain hook.
         await self._host.drain()
@@ -38,24 +44,29 @@ def application(args: dict[str, Any]) -> serve.Application:
     given = {"redis_url": ""} | args
     settings = WorkerSettings.from_dict(given)
     kept = {name: value for name, value in settings.to_dict().items() if name in args}
-    return _deployment(settings, kept, num_replicas=1, num_cpus=0, num_gpus=settings.num_gpus)
+    return _deployment(settings, kept, {"num_replicas": 1}, num_cpus=0, num_gpus=settings.num_gpus)
 
 
-def deployment(settings: WorkerSettings, num_replicas: int, num_cpus: float, num_gpus: float) -> serve.Application:
+def deployment(
+    settings: WorkerSettings, num_replicas: int, num_cpus: float, num_gpus: float, scaling: Scaling | None = None
+) -> serve.Application:
     """The Serve application of one role. CPUs and GPUs are what Ray's placement counts for a replica.
 
-    Without any GPU Ray hides them all from the replica.
+    Without any GPU Ray hides them all from the replica. With `scaling` it begins with `num_replicas` and scales.
     """
-    return _deployment(settings, settings.to_dict(), num_replicas, num_cpus, num_gpus)
+    size: dict[str, Any] = {"num_replicas": num_replicas}
+    if scaling is not None:
+        size = {"autoscaling_config": autoscaling_config(scaling, num_replicas)}
+    return _deployment(settings, settings.to_dict(), size, num_cpus, num_gpus)
 
 
 def _deployment(
-    settings: WorkerSettings, told: dict[str, Any], num_replicas: int, num_cpus: float, num_gpus: float
+    settings: WorkerSettings, told: dict[str, Any], size: dict[str, Any], num_cpus: float, num_gpus: float
 ) -> serve.Application:
-    """`told` is what of the settings travels to the replicas."""
+    """`told` is what of the settings travels to the replicas, `size` how many there are, in Serve's words."""
     hosted = serve.deployment(
         name=settings.role,
-        num_replicas=num_replicas,
+        **size,
         ray_actor_options={"num_cpus": num_cpus, "num_gpus": num_gpus},
         health_check_period_s=2,
         health_check_timeout_s=10,

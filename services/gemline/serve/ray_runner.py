@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gemline.cluster.records import Role
+from gemline.serve.autoscaling import Scaling
 from gemline.serve.gpus import visible_gpus
 from gemline.serve.settings import WorkerSettings
 
@@ -21,7 +22,9 @@ _CPUS_PER_REPLICA = 0.01
 class RayRunner:
     """Starts Ray with files and ports of its own, so that it neither joins nor disturbs another cluster."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, scaling: Mapping[Role, Scaling] | None = None) -> None:
+        """Roles without `scaling` keep their number of workers."""
+        self._scaling = scaling or {}
         self._run_dir = run_dir
         # Ray's socket paths must stay under 107 bytes: a short folder of its own.
         self._temp_dir = Path(tempfile.mkdtemp(prefix="gl-"))
@@ -80,6 +83,7 @@ class RayRunner:
                         count,
                         num_cpus=_CPUS_PER_REPLICA,
                         num_gpus=settings.num_gpus if self._num_gpus else 0,
+                        scaling=self._scaling.get(Role(settings.role)),
                     ),
                     name=application_name(Role(settings.role)),
                     route_prefix=None,

@@ -9,6 +9,7 @@ from gemline.cluster.records import Role
 from gemline.engine.options import Quantization
 from gemline.errors import ConfigurationError
 from gemline.rpc.tls_files import TlsFiles, internal_files
+from gemline.serve.autoscaling import Scaling
 from gemline.serve.gpus import share_of_gpu, visible_gpus
 
 Runner = Literal["ray", "process"]
@@ -110,6 +111,12 @@ class StackSettings:
     num_tokenization: int = 1
     num_prefill: int = 1
     num_decode: int = 1
+    max_prefill: int = 0  # 0, here and below: as many as at the start; more: it scales, on Ray
+    max_decode: int = 0
+    ttft_slo_s: float = 2.0  # what scaling is to hold, 95th percentiles at the workers
+    itl_slo_s: float = 0.2
+    scale_up_after_s: float = 5.0
+    scale_down_after_s: float = 60.0
     dtype: str = "auto"
     quantization: Quantization = "none"
     host: str = "127.0.0.1"
@@ -145,6 +152,9 @@ class StackSettings:
             if (given := getattr(self, name)) < floor:
                 flag = f"--{name.removeprefix('num_')}"
                 raise ConfigurationError(f"{flag} {given}: at least {floor} with --topology {self.topology}")
+        if self.scaling and self.runner != "ray":
+            role = next(iter(self.scaling)).value
+            raise ConfigurationError(f"--{role} with a range needs --runner ray, is {self.runner}: nobody else scales")
 
     @property
     def counts(self) -> dict[Role, int]:
@@ -156,6 +166,25 @@ class StackSettings:
         """That an engine of that role is divided among."""
         own = self.prefill_tensor_parallel if role is Role.PREFILL else None
         return own or self.tensor_parallel
+
+    @property
+    def scaling(self) -> dict[Role, Scaling]:
+        """Of the roles that have a range. Raises ConfigurationError for one that is none."""
+        ranges = {Role.PREFILL: (self.num_prefill, self.max_prefill), Role.DECODE: (self.num_decode, self.max_decode)}
+        return {
+            role: Scaling(
+                role.value,
+                least,
+                most,
+                self.ttft_slo_s,
+                self.itl_slo_s,
+                prefills=self.topology == "colocated",
+                up_after_s=self.scale_up_after_s,
+                down_after_s=self.scale_down_after_s,
+            )
+            for role, (least, most) in ranges.items()
+            if most and self.counts[role]
+        }
 
     def worker(self, role: Role, *, model_dir: Path, served_model_name: str, redis_url: str) -> WorkerSettings:
         """Settings of a worker of this stack."""
@@ -187,9 +216,13 @@ _ENGINE_ROLES = (Role.PREFILL, Role.DECODE)
 
 
 def resolve(settings: StackSettings, num_cores: int | None = None, num_gpus: int | None = None) -> StackSettings:
-    """The settings with nothing left to choose: cores and GPUs shared out among prefill and decode workers."""
-    num_engines = sum(settings.counts[role] for role in _ENGINE_ROLES)
-    num_ranks = sum(settings.counts[role] * settings.num_ranks(role) for role in _ENGINE_ROLES)
+    """The settings with nothing left to choose: cores and GPUs shared out among prefill and decode workers, as many as
+    there may ever be.
+    """
+    most = {role: settings.scaling[role].max_replicas for role in settings.scaling}
+    counts = settings.counts | most
+    num_engines = sum(counts[role] for role in _ENGINE_ROLES)
+    num_ranks = sum(counts[role] * settings.num_ranks(role) for role in _ENGINE_ROLES)
     if num_gpus is None:
         num_gpus = len(visible_gpus(os.environ))
     return replace(

@@ -128,7 +128,7 @@ class Stack:
             return ProcessRunner(self._run_dir)
         from gemline.serve.ray_runner import RayRunner
 
-        return RayRunner(self._run_dir)
+        return RayRunner(self._run_dir, self._settings.scaling)
 
     def _make_key(self) -> tuple[str, Path]:
         if self._settings.keys_file is not None:

@@ -14,6 +14,7 @@ from gemline.engine.config import Gemma2Config
 from gemline.errors import CheckpointError, Unavailable
 from gemline.host import WorkerContext
 from gemline.internal.v1.tokenization_pb2_grpc import add_TokenizationServicer_to_server
+from gemline.signals import Signals
 from gemline.telemetry import Telemetry
 from gemline.text.chat import SystemPrompt
 from gemline.text.tokenizer import FILE_NAME, Tokenizer, read_tokenizer_file
@@ -66,6 +67,10 @@ class TokenizationWorker:
     def load(self) -> tuple[int, int]:
         """(num_running, num_waiting)."""
         return (self._served.encoder.num_running if self._served else 0, 0)
+
+    async def signals(self) -> Signals:
+        """Its load alone."""
+        return Signals(num_running=self.load()[0])
 
     async def drain(self, timeout_s: float) -> None:
         """Waits for what is being encoded. Late callers are still served: cheaper than sending them elsewhere."""
