@@ -91,6 +91,7 @@ class HostSettings:
     port: int = 0  # 0: any free one
     metrics_port: int | None = 0  # None: no /metrics
     drain_timeout_s: float = 30.0
+    release: str = ""  # in the worker's record
     internal_tls: TlsFiles | None = None  # of the server, and of calls to other workers; None: all in clear
 
     @property
@@ -214,6 +215,7 @@ class WorkerHost:
             pid=os.getpid(),
             metrics_address=metrics_address,
             backend=self._worker.backend,
+            release=self._settings.release,
         )
 
     def _serve_metrics(self, port: int) -> int:

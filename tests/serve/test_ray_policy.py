@@ -44,7 +44,7 @@ def test_the_readmes_serve_config_says_what_the_code_says() -> None:
     block = re.search(r"```yaml\n(- name: decode\n.*?)```", README.read_text(), re.DOTALL)
     assert block
     (told,) = yaml.safe_load(block[1])
-    config = AutoscalingConfig(**DeploymentSchema(**told).autoscaling_config)
+    config = AutoscalingConfig.model_validate(DeploymentSchema(**told).autoscaling_config)
     scaling = Scaling(**config.policy.policy_kwargs)
     ours = autoscaling_config(scaling, 2)
     ours.initial_replicas = None  # Serve begins with the least by itself

@@ -42,6 +42,7 @@ worker_settings = st.builds(
     kv_transport=st.sampled_from(["auto", "shm", "socket", "grpc"]),
     system_prompt=st.sampled_from(["refuse", "prepend"]),
     drain_timeout_s=st.floats(0, 600),
+    release=st.just("") | words,
 )
 
 

@@ -41,6 +41,9 @@ def worker(
         Literal["refuse", "prepend"], typer.Option(help="what a tokenization worker does with system messages")
     ] = "refuse",
     drain_timeout_s: Annotated[float, typer.Option(help="most seconds to finish running requests")] = 30.0,
+    release: Annotated[
+        str, typer.Option(help="that it comes with, for `gemline rollout`; default: the name of its KubeRay cluster")
+    ] = "",
     internal_tls_certificate: Annotated[str | None, CERTIFICATE] = None,
     internal_tls_key: Annotated[str | None, KEY] = None,
     internal_tls_ca: Annotated[str | None, CA] = None,

@@ -9,6 +9,7 @@ from gemline.cluster.access_store import AccessStore
 from gemline.cluster.audit import Audit
 from gemline.cluster.connection import connect
 from gemline.cluster.public_prefixes import PublicPrefixes
+from gemline.cluster.releases import ReleaseShares
 from gemline.cluster.usage import UsageLog
 
 
@@ -23,6 +24,10 @@ class Operations:
     def access(self, actor: str) -> AccessStore:
         """Tenants, projects and keys, changed by `actor`."""
         return AccessStore(self._redis, actor)
+
+    def releases(self, actor: str) -> ReleaseShares:
+        """Shares of releases, changed by `actor`."""
+        return ReleaseShares(self._redis, actor)
 
     def prefixes(self, actor: str) -> PublicPrefixes:
         """Public prefixes, changed by `actor`."""

@@ -52,6 +52,7 @@ class WorkerRecord:
     num_waiting: int = 0
     pid: int = 0
     metrics_address: str = ""  # host:port of its /metrics
+    release: str = ""  # which one of the platform it came with; requests are shared out among releases
     backend: str = ""  # what its engine computes with, for people to read; empty where nothing is computed
 
     def to_json(self) -> str:

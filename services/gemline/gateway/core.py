@@ -9,6 +9,7 @@ from gemline.cluster.keys import ApiKeys
 from gemline.cluster.limits import LimitStore
 from gemline.cluster.public_prefixes import PublicPrefixes
 from gemline.cluster.records import ModelCard, Role
+from gemline.cluster.releases import ReleaseShares
 from gemline.cluster.served import ServedElsewhere
 from gemline.cluster.sessions import SessionStore
 from gemline.cluster.workers import WorkersView
@@ -25,6 +26,7 @@ from gemline.gateway.metrics import CANCELED, GatewayMetrics, Observation
 from gemline.gateway.public_prefixes import PublicTokens
 from gemline.gateway.quarantine import Quarantine
 from gemline.gateway.recording import Recording
+from gemline.gateway.releases import Releases
 from gemline.gateway.requests import GenerationRequest, Prompt, Tenant
 from gemline.gateway.sampling import check_sampling, resolve_sampling
 from gemline.gateway.sessions import Sessions
@@ -69,10 +71,12 @@ class Gateway:
         public_prefixes: PublicPrefixes | None = None,
         limits: LimitStore | None = None,
         served: ServedElsewhere | None = None,
+        release_shares: ReleaseShares | None = None,
         open_channel: OpenChannel = open_channel,
     ) -> None:
         """Without a `store` of sessions it serves none; without `public_prefixes` no block is shared across tenants;
-        without `limits` nothing is limited and no usage recorded; without `served` it is fair by itself alone.
+        without `limits` nothing is limited and no usage recorded; without `served` it is fair by itself alone;
+        without `release_shares` a model's oldest release serves it.
         """
         self.settings = settings
         self.telemetry = telemetry
@@ -80,12 +84,14 @@ class Gateway:
         self._keys = keys
         self._metrics = GatewayMetrics(telemetry)
         self._catalog = Catalog(view)
+        self._releases = Releases(view, release_shares, lambda: self._admission.kick())
         self._links = Links(
             settings.gateway_id,
             open_channel,
             settings.connect_timeout_s,
             silence_timeout_s=settings.silence_timeout_s,
             on_change=lambda: self._admission.kick(),
+            takes_part=self._releases.takes_part,
         )
         self._admission = Admission(
             lambda asking, is_first: self._links.has_room(asking.model, asking.num_tokens, is_first=is_first),
@@ -105,6 +111,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Attach to the workers that are there, and follow those that come and go."""
+        await self._releases.start()
         self._is_running = True
         self._view.on_change(self._follow)
         self._follow()
@@ -119,6 +126,7 @@ class Gateway:
         """End what still runs and close every connection."""
         self._is_running = False
         self._public.stop()
+        self._releases.stop()
         self._tokenizers.stop()
         await self._links.stop()
         await self._workers.stop()
@@ -210,6 +218,8 @@ class Gateway:
         if not self._is_running:
             raise Unavailable("the gateway is not running; try again")
         card = self.model(tenant, request.model)
+        pick = self._releases.pick(card.model_id, request.session_id or request.request_id, request.owner)
+        card = card if pick is None else pick.card
         check_sampling(request.sampling, card)
         tokenizer = await self._tokenizers.get(card)
         trace_context = observation.span.traceparent
@@ -230,6 +240,7 @@ class Gateway:
             observation.moved,
             owner=request.owner,
             spread_by=f"{tenant.tenant_id} {request.cache_key}" if request.cache_key else "",
+            release=None if pick is None else pick.release,
             on_hit=observation.hit,
         )
         account = await self._admission.enter(tenant, request, card, dispatch, len(token_ids), sampling.max_tokens)
@@ -249,6 +260,7 @@ class Gateway:
     def _follow(self) -> None:
         if not self._is_running:  # the view may outlive us
             return
+        self._releases.follow()
         self._links.follow(self._view.workers(Role.DECODE))
         self._workers.follow()
         self._tokenizers.follow(self._catalog.cards())

@@ -51,13 +51,14 @@ class Dispatch:
         *,
         owner: Life | None = None,
         spread_by: str = "",
+        release: str | None = None,
         on_hit: Callable[[int, int], None] = lambda predicted, actual: None,
     ) -> None:
         """`on_move` hears of every move to another worker.
 
-        `owner` is the worker that has the request's session; requests of one `spread_by` go to one of several workers
-        that are equal. `on_hit` hears how many tokens of the prompt were expected
-        in the first worker's prefix cache, and how many were there.
+        `owner` is the worker that has the request's session; workers of `release` come before others; requests of one
+        `spread_by` go to one of several workers that are equal. `on_hit` hears how many tokens of the prompt were
+        expected in the first worker's prefix cache, and how many were there.
         """
         self._ground = ground
         self._card = card
@@ -65,6 +66,7 @@ class Dispatch:
         self._on_move = on_move
         self._owner = owner
         self._spread_by = spread_by
+        self._release = release
         self._on_hit = on_hit
         self._record = Record()
         self._avoid: set[str] = set()  # workers that just refused it, or lost it
@@ -84,7 +86,9 @@ class Dispatch:
         """Give the request to a worker; raises Unavailable when there is none, PoisonRequest when it may have none."""
         self._ground.quarantine.check(self._transcript.submit)
         links, submit = self._ground.links, self._transcript.submit
-        self._place = await links.submit(self._card, submit, owner=self._owner, spread_by=self._spread_by)
+        self._place = await links.submit(
+            self._card, submit, owner=self._owner, spread_by=self._spread_by, release=self._release
+        )
 
     async def take(self) -> Delivery:
         """What came since the last time; raises the request's error."""
@@ -138,7 +142,7 @@ class Dispatch:
         ground, submit = self._ground, self._transcript.submit
         ground.quarantine.check(submit)
         try:
-            self._place = await ground.links.submit(self._card, submit, self._avoid)
+            self._place = await ground.links.submit(self._card, submit, self._avoid, release=self._release)
         except Unavailable:
             raise refusal from None
 
@@ -185,7 +189,7 @@ class Dispatch:
         if self._record.is_suspect:
             await self._stand_trial()
         else:
-            self._place = links.submit_now(self._card, submit, self._avoid)
+            self._place = links.submit_now(self._card, submit, self._avoid, release=self._release)
 
     async def _stand_trial(self) -> None:
         """To a worker of its own, if there is one in time, which is alive: its death would count."""

@@ -42,10 +42,12 @@ class Links:
         linger_s: float = LINGER_S,
         silence_timeout_s: float = SILENCE_TIMEOUT_S,
         on_change: Callable[[], None] = lambda: None,
+        takes_part: Callable[[WorkerRecord], bool] = lambda record: True,
     ) -> None:
         """`silence_timeout_s`: a worker of which no step is heard for so long, while tokens are due, is given up.
 
-        `on_change` hears whenever a worker may have more room than before.
+        `on_change` hears whenever a worker may have more room than before. `takes_part`: whether a worker's release is
+        to have any request.
         """
         self._gateway_id = gateway_id
         self._open_channel = open_channel
@@ -53,6 +55,7 @@ class Links:
         self._linger_s = linger_s
         self._silence_timeout_s = silence_timeout_s
         self._on_change = on_change
+        self._takes_part = takes_part
         self.is_closed = False
         self._links: dict[tuple[str, int], DecodeLink] = {}
         self._resident: ResidencyIndex[Candidate] = ResidencyIndex()
@@ -91,7 +94,8 @@ class Links:
         True also while no worker takes requests: to wait for one is not a matter of whose turn it is. `is_first`: of a
         tenant that has nothing running.
         """
-        links = [it for it in self._links.values() if it.record.model.model_id == model_id and it.takes_requests]
+        serving = [it for it in self._links.values() if it.record.model.model_id == model_id and it.takes_requests]
+        links = [it for it in serving if self._takes_part(it.record)]
         return not links or any(it.has_room(num_tokens, _window(it.record.model), is_first=is_first) for it in links)
 
     def can_serve(self, card: ModelCard) -> bool:
@@ -105,15 +109,17 @@ class Links:
         avoid: Collection[str] = (),
         owner: Life | None = None,
         spread_by: str = "",
+        release: str | None = None,
     ) -> Place:
-        """Send the request to a worker of the model that is not in `avoid`, as `routing` says.
+        """Send the request to a worker of the model that is not in `avoid`, of the `release` if there is one, as
+        `routing` says.
 
         Of equal workers those requests share one that have a `spread_by` in common; by itself each has its own.
         Waits a moment for a stream that is being opened; raises Unavailable when there is none.
         """
         if not self._open_links(card, avoid):
             await self._wait_for_one(card, avoid)
-        return self.submit_now(card, submit, avoid, owner, spread_by)
+        return self.submit_now(card, submit, avoid, owner, spread_by, release)
 
     def submit_now(
         self,
@@ -122,9 +128,10 @@ class Links:
         avoid: Collection[str] = (),
         owner: Life | None = None,
         spread_by: str = "",
+        release: str | None = None,
     ) -> Place:
         """As `submit`, without waiting for anything."""
-        link, num_hit_tokens = self._route(card, submit, avoid, owner, spread_by)
+        link, num_hit_tokens = self._route(card, submit, avoid, owner, spread_by, release)
         return Place(link.record.worker_id, link.submit(submit, num_hit_tokens), num_hit_tokens, link.candidate().life)
 
     def pick(self, card: ModelCard, submit: decode_pb2.Submit, avoid: Collection[str] = ()) -> DecodeLink:
@@ -138,10 +145,13 @@ class Links:
         avoid: Collection[str],
         owner: Life | None = None,
         spread_by: str = "",
+        release: str | None = None,
     ) -> tuple[DecodeLink, int]:
         """And how many tokens are expected to be found there."""
         num_tokens, window = len(submit.token_ids), _window(card)
-        every = {link.candidate(): link for link in self._open_links(card, avoid).values()}
+        open_links = self._open_links(card, avoid).values()
+        of_release = [link for link in open_links if link.record.release == release]
+        every = {link.candidate(): link for link in of_release or open_links}
         roomy = {
             candidate: link
             for candidate, link in every.items()

@@ -17,6 +17,7 @@ from gemline.cluster.keys import ApiKeys
 from gemline.cluster.limits import LimitStore
 from gemline.cluster.operations import operating
 from gemline.cluster.public_prefixes import PublicPrefixes
+from gemline.cluster.releases import ReleaseShares
 from gemline.cluster.served import ServedElsewhere
 from gemline.cluster.session_vault import Vault
 from gemline.cluster.sessions import SessionStore
@@ -133,7 +134,7 @@ class GatewayProcess:
         await view.start()
         self._undo.push_async_callback(view.stop)
         self._answers = IdempotencyStore(redis)
-        stores = (store, PublicPrefixes(redis), limits, ServedElsewhere(redis))
+        stores = (store, PublicPrefixes(redis), limits, ServedElsewhere(redis), ReleaseShares(redis))
         self._gateway = Gateway(self._settings, view, keys, self._telemetry, *stores, open_channel)
         await self._gateway.start()
         self._undo.push_async_callback(self._gateway.stop)

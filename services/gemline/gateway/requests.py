@@ -108,6 +108,7 @@ class GenerationRequest:
     band: Band | None = None  # how urgent it is; None: as its tenant is by itself
     timeout_s: float | None = None  # of the caller's patience
     owner: Life | None = None  # the worker that has the keys and values of what came before, if any does
+    session_id: str = ""  # whose turn it is, if it is one
     cache_key: str = ""  # requests of one begin alike: where no cache is known to hold that, one worker has them all
     reads_calls: bool = False  # what the answer says in the form of a call is one
     arrived_s: float = field(default_factory=time.monotonic)

@@ -129,6 +129,8 @@ class Sessions:
 
     async def _save(self, tenant: Tenant, card: ModelCard, turn: Turn, token_ids: list[int], life: Life | None) -> None:
         whole = [*turn.token_ids, *token_ids]
+        workers = self._view.workers(Role.DECODE)  # those of another release may serve another revision
+        card = next((it.model for it in workers if Life(it.worker_id, it.epoch) == life), card)
         num_public = self._core.num_public(card, whole) // BLOCK_SIZE
         residence = _residence(card, Roots.of(card.revision, tenant.cache_salt, num_public), whole, life)
         await self._running_turns.save(turn, token_ids, residence)
@@ -185,4 +187,5 @@ def _following(turn: Turn, request: GenerationRequest) -> GenerationRequest:
         model=turn.record.model_id,
         prompt=replace(request.prompt, after=turn.token_ids),
         owner=Life(home.worker_id, home.epoch) if home.worker_id else None,
+        session_id=turn.record.session_id,
     )

@@ -47,6 +47,7 @@ class WorkerSettings:
     kv_transport: KvTransport = "auto"
     system_prompt: SystemPrompt = "refuse"  # tokenization workers only
     drain_timeout_s: float = 30.0
+    release: str = ""  # that it comes with; empty: the name of its cluster where KubeRay runs it
     internal_tls_certificate: str | None = None  # PEM files: all three, or none, and then internal calls go in clear
     internal_tls_key: str | None = None
     internal_tls_ca: str | None = None

@@ -1,6 +1,7 @@
 """From settings to a worker in its host: what a bare process and a Ray replica both run."""
 
 import asyncio
+import os
 from pathlib import Path
 
 from gemline.cluster.records import Role
@@ -8,6 +9,8 @@ from gemline.host import HostSettings, Worker, WorkerHost, run_until_signal
 from gemline.logs import setup_logging
 from gemline.serve.openmp import limit_spinning
 from gemline.serve.settings import WorkerSettings
+
+_CLUSTER = "RAY_CLUSTER_NAME"  # that KubeRay tells every container of its cluster
 
 
 def build_worker(settings: WorkerSettings) -> Worker:
@@ -70,6 +73,7 @@ def build_host(settings: WorkerSettings) -> WorkerHost:
             port=settings.port,
             metrics_port=settings.metrics_port,
             drain_timeout_s=settings.drain_timeout_s,
+            release=settings.release or os.environ.get(_CLUSTER, ""),
             internal_tls=settings.internal_tls,
         ),
     )
