@@ -25,7 +25,7 @@ from support.sse import Told, complete
 from support.stack import Running, start_stack
 
 from gemline.client import Client
-from gemline.cluster.records import Role
+from gemline.cluster.records import Role, WorkerRecord
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +62,24 @@ def test_a_worker_that_is_told_to_go_costs_nobody_an_answer(stack: Running, role
         os.kill(leaving.pid, signal.SIGTERM)
         wait_for_more(num_answers, 20)
     assert leaving.pid not in [worker.pid for worker in wait_for_workers(stack, num, role)]
+
+
+def test_every_worker_is_restarted_in_turn_and_nobody_notices(stack: Running) -> None:
+    with asking(stack) as num_answers:
+        for role, num in ((Role.TOKENIZATION, 2), (Role.PREFILL, 1), (Role.DECODE, 2)):
+            there = wait_for_workers(stack, num, role)
+            for leaving in there:
+                os.kill(leaving.pid, signal.SIGTERM)
+                wait_for_more(num_answers, 4)
+                wait_until_replaced(stack, leaving, num)
+            assert {it.worker_id for it in there}.isdisjoint(it.worker_id for it in wait_for_workers(stack, num, role))
+
+
+def wait_until_replaced(stack: Running, leaving: WorkerRecord, num: int) -> None:
+    """Until it has gone and as many as before are there."""
+    limit_s = time.monotonic() + FREED_LIMIT_S
+    while leaving.worker_id in {it.worker_id for it in wait_for_workers(stack, num, leaving.role)}:
+        assert time.monotonic() < limit_s, f"{leaving.worker_id} is still there"
 
 
 def num_free(stack: Running) -> float:

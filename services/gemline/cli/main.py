@@ -43,6 +43,7 @@ def app() -> "typer.Typer":
         plan,
         prefix,
         project,
+        rollout,
         session,
         tenant,
         up,
@@ -79,6 +80,7 @@ def app() -> "typer.Typer":
     commands.add_typer(keys.app(), name="key")
     commands.add_typer(prefix.app(), name="prefix")
     commands.add_typer(session.app(), name="session")
+    commands.add_typer(rollout.app(), name="rollout")
     return commands
 
 

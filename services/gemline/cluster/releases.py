@@ -29,12 +29,12 @@ class ReleaseShares:
             raise ConfigurationError(f"shares of releases are {dict(shares)}: none may be below 0, all together are 1")
         told = json.dumps(dict(shares), sort_keys=True)
         async with calling(self._redis):
-            before = await self._redis.hget(RELEASE_SHARES, model_id)
+            before = bytes(await self._redis.hget(RELEASE_SHARES, model_id) or b"")
             await self._redis.hset(RELEASE_SHARES, model_id, told)
-        await self._audit.add(self._actor, "release.shares", model_id, (before or b"").decode(), told)
+        await self._audit.add(self._actor, "release.shares", model_id, before.decode(), told)
 
     async def all(self) -> dict[str, Shares]:
         """By model."""
         async with calling(self._redis):
             stored = await self._redis.hgetall(RELEASE_SHARES)
-        return {model.decode(): json.loads(shares) for model, shares in stored.items()}
+        return {bytes(model).decode(): json.loads(shares) for model, shares in stored.items()}

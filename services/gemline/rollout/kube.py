@@ -1,0 +1,137 @@
+"""What `gemline rollout` does to objects of Kubernetes: five kinds, a handful of verbs, errors that say what to do."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config.config_exception import ConfigException
+from urllib3.exceptions import HTTPError
+
+from gemline.errors import ConfigurationError, Conflict, Forbidden, NotFound, Unavailable
+
+# All that a Role for it must allow, in the release's namespace; a test holds it to what is really asked for.
+RBAC_VERBS: dict[str, frozenset[str]] = {
+    "deployments.apps": frozenset({"list", "patch"}),
+    "rayservices.ray.io": frozenset({"list", "patch"}),
+    "rayclusters.ray.io": frozenset({"list", "delete"}),
+    "configmaps": frozenset({"get", "create", "patch"}),
+}
+
+Object = dict[str, Any]
+T = TypeVar("T")
+
+_RAY = {"group": "ray.io", "version": "v1"}
+_MERGE = "application/merge-patch+json"
+_TIMEOUT_S = 20.0
+
+
+class Kube:
+    """One namespace. Methods raise Forbidden, NotFound, Conflict and Unavailable, which name verb and object."""
+
+    def __init__(self, api: client.ApiClient, namespace: str) -> None:
+        self.namespace = namespace
+        # Any: the client's annotations are another in each of its versions, and refuse dicts that it takes.
+        self._apps: Any = client.AppsV1Api(api)
+        self._core: Any = client.CoreV1Api(api)
+        self._custom: Any = client.CustomObjectsApi(api)
+
+    @classmethod
+    def connect(cls, namespace: str | None, context: str | None = None) -> "Kube":
+        """By the kubeconfig, or inside a pod by its service account. Raises ConfigurationError without either."""
+        configuration, load = client.Configuration(), cast(Any, config)
+        try:
+            try:
+                load.load_kube_config(context=context, client_configuration=configuration)
+                own = load.list_kube_config_contexts()[1]["context"].get("namespace") if context is None else None
+            except ConfigException:
+                if context is not None:
+                    raise
+                load.load_incluster_config(client_configuration=configuration)
+                own = None
+        except ConfigException as error:
+            raise ConfigurationError(f"no cluster is known: {error}; set KUBECONFIG, or run it in a pod") from error
+        return cls(client.ApiClient(configuration), namespace or own or "default")
+
+    async def deployments(self, selector: str) -> list[Object]:
+        """Those with these labels."""
+        listed = self._apps.list_namespaced_deployment
+        plain = {**_selecting(selector), "_preload_content": False}  # as JSON, like the objects that are not built in
+        found = await self._call("list", "deployments.apps", lambda: listed(self.namespace, **plain))
+        return _items(json.loads(found.data))
+
+    async def patch_deployment(self, name: str, body: Object) -> None:
+        """A merge patch."""
+        patch = self._apps.patch_namespaced_deployment
+        await self._call("patch", "deployments.apps", lambda: patch(name, self.namespace, body, **_PATCH), name)
+
+    async def ray(self, plural: str, selector: str) -> list[Object]:
+        """`rayservices` or `rayclusters` with these labels. NotFound: KubeRay is not installed."""
+        listed = self._custom.list_namespaced_custom_object
+        where = {**_RAY, "namespace": self.namespace, "plural": plural}
+        return _items(await self._call("list", f"{plural}.ray.io", lambda: listed(**where, **_selecting(selector))))
+
+    async def patch_service(self, name: str, body: Object) -> None:
+        """A merge patch of a RayService."""
+        patch = self._custom.patch_namespaced_custom_object
+        where = {**_RAY, "namespace": self.namespace, "plural": "rayservices", "name": name}
+        await self._call("patch", "rayservices.ray.io", lambda: patch(**where, body=body, **_PATCH), name)
+
+    async def delete_cluster(self, name: str) -> None:
+        """A RayCluster; one that has gone meanwhile is fine."""
+        delete = self._custom.delete_namespaced_custom_object
+        where = {**_RAY, "namespace": self.namespace, "plural": "rayclusters", "name": name}
+        try:
+            await self._call("delete", "rayclusters.ray.io", lambda: delete(**where, _request_timeout=_TIMEOUT_S), name)
+        except NotFound:
+            return
+
+    async def notes(self, name: str) -> dict[str, str]:
+        """The data of a ConfigMap; empty when there is none."""
+        read = self._core.read_namespaced_config_map
+        try:
+            found = await self._call(
+                "get", "configmaps", lambda: read(name, self.namespace, _request_timeout=_TIMEOUT_S), name
+            )
+        except NotFound:
+            return {}
+        return dict(found.data or {})
+
+    async def note(self, name: str, labels: dict[str, str], data: dict[str, str]) -> None:
+        """Adds to a ConfigMap, which is made where it is not there."""
+        patch, create = self._core.patch_namespaced_config_map, self._core.create_namespaced_config_map
+        try:
+            await self._call("patch", "configmaps", lambda: patch(name, self.namespace, {"data": data}, **_PATCH), name)
+        except NotFound:
+            made = {"metadata": {"name": name, "labels": labels}, "data": data}
+            await self._call(
+                "create", "configmaps", lambda: create(self.namespace, made, _request_timeout=_TIMEOUT_S), name
+            )
+
+    async def _call(self, verb: str, resource: str, call: Callable[[], T], name: str = "") -> T:
+        what = f"{verb} {resource}{f' {name}' if name else ''} in namespace {self.namespace}"
+        try:
+            return await asyncio.to_thread(call)
+        except ApiException as error:
+            if error.status in (401, 403):
+                raise Forbidden(f"may not {what}: a Role for gemline rollout allows it") from error
+            if error.status == 404:
+                raise NotFound(f"cannot {what}: there is none") from error
+            if error.status == 409:
+                raise Conflict(f"cannot {what}: somebody else changes it now; try again") from error
+            raise Unavailable(f"cannot {what}: the API server says {error.status} {error.reason}") from error
+        except (HTTPError, OSError) as error:
+            raise Unavailable(f"cannot {what}: the API server does not answer ({type(error).__name__})") from error
+
+
+_PATCH: Object = {"_content_type": _MERGE, "_request_timeout": _TIMEOUT_S}
+
+
+def _selecting(selector: str) -> Object:
+    return {"label_selector": selector, "_request_timeout": _TIMEOUT_S}
+
+
+def _items(found: Object) -> list[Object]:
+    return list(found["items"])
