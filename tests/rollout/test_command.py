@@ -49,5 +49,6 @@ async def test_what_is_wrong_is_one_line(world: World, config: str, tmp_path: Pa
 
 
 async def run(world: World, config: str, home: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    variables = {"GEMLINE_REDIS_URL": world.redis_url, "KUBECONFIG": config}
-    return await asyncio.to_thread(lambda: gemline("rollout", *words, home=home, **variables))
+    return await asyncio.to_thread(
+        lambda: gemline("rollout", *words, home=home, GEMLINE_REDIS_URL=world.redis_url, KUBECONFIG=config)
+    )

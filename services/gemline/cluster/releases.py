@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from typing import cast
 
 from redis.asyncio import Redis
 
@@ -29,7 +30,7 @@ class ReleaseShares:
             raise ConfigurationError(f"shares of releases are {dict(shares)}: none may be below 0, all together are 1")
         told = json.dumps(dict(shares), sort_keys=True)
         async with calling(self._redis):
-            before = bytes(await self._redis.hget(RELEASE_SHARES, model_id) or b"")
+            before = cast(bytes, await self._redis.hget(RELEASE_SHARES, model_id) or b"")
             await self._redis.hset(RELEASE_SHARES, model_id, told)
         await self._audit.add(self._actor, "release.shares", model_id, before.decode(), told)
 
@@ -37,4 +38,4 @@ class ReleaseShares:
         """By model."""
         async with calling(self._redis):
             stored = await self._redis.hgetall(RELEASE_SHARES)
-        return {bytes(model).decode(): json.loads(shares) for model, shares in stored.items()}
+        return {cast(bytes, model).decode(): json.loads(shares) for model, shares in stored.items()}
