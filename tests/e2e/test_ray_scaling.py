@@ -11,7 +11,7 @@ from support.stack import Running, start_stack
 
 from gemline.cluster.records import Role
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 LIMIT_S = 120.0  # on a busy machine; a worker takes seconds to start
 
@@ -40,8 +40,9 @@ def wait_for(running: Running, num: int, *, exactly: bool = False) -> float:
 def test_decode_workers_come_under_load_and_go_after_it_with_every_answer_whole(stack: Running) -> None:
     with asking(stack, num_clients=5, max_tokens=120) as num_answers:
         grown_s = wait_for(stack, 3)
+        print(f"1 -> 3 after {grown_s:.1f} s")
         wait_for_more(num_answers, 5)
     with asking(stack, num_clients=1, max_tokens=200) as num_answers:  # somebody is there while two of them drain
         shrunk_s = wait_for(stack, 1, exactly=True)
         wait_for_more(num_answers, 1)
-    print(f"1 -> 3 after {grown_s:.1f} s, 3 -> 1 after {shrunk_s:.1f} s")
+    print(f"3 -> 1 after {shrunk_s:.1f} s")
