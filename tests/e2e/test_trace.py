@@ -54,7 +54,7 @@ def test_one_trace_spans_all_four_processes(collector: Collector, tmp_path: Path
     }
     running = start_stack(tmp_path, "--runner", "process", "--first-prompt", "", environment=environment)
     try:
-        running.openai().completions.create(model=running.model, prompt="Once upon a time", max_tokens=4)
+        running.openai().completions.create(model=running.model, prompt="Once upon a time. " * 100, max_tokens=4)
         limit = time.monotonic() + 15
         wanted = {"gateway", "tokenization", "prefill", "decode"}
         while time.monotonic() < limit:

@@ -23,6 +23,7 @@ from gemline.errors import (
 )
 from gemline.gateway.answer import Answer
 from gemline.gateway.core import Gateway, new_request_id
+from gemline.gateway.encoder import INLINE_BYTES
 from gemline.gateway.requests import GenerationRequest, Message, Piece, Prompt, SamplingOptions, Tenant
 from gemline.gateway.settings import GatewaySettings
 from gemline.telemetry import off
@@ -235,11 +236,13 @@ async def test_a_dead_decode_worker_is_a_clear_error_when_no_other_comes(platfor
             await begin(platform.gateway)
 
 
-async def test_without_a_tokenization_worker_a_new_request_is_unavailable(platform: InProcess) -> None:
+async def test_without_a_tokenization_worker_a_long_prompt_is_unavailable(platform: InProcess) -> None:
+    expected = await text_of(platform.gateway, max_tokens=2)
     await platform.tokenization.stop()
     await eventually(lambda: not platform.gateway.ready())
     with pytest.raises(Unavailable, match="no tokenization worker"):
-        await begin(platform.gateway)
+        await begin(platform.gateway, Prompt(text="x" * (INLINE_BYTES + 1)))
+    assert await text_of(platform.gateway, max_tokens=2) == expected  # a short one needs none
 
 
 async def test_a_worker_that_comes_later_is_found(platform: InProcess, redis_url: str, tiny_checkpoint: Path) -> None:

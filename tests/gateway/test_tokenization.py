@@ -10,6 +10,7 @@ import pytest
 from support.eventually import eventually
 from support.in_process import MODEL, host
 
+from gemline import telemetry
 from gemline.cluster.connection import connect
 from gemline.cluster.records import Role, WorkerRecord
 from gemline.cluster.workers import WorkersView
@@ -36,7 +37,8 @@ class Stage:
         self.view = WorkersView(self.redis, resync_s=0.05)
         self.workers = TokenizationWorkers(self.view, open_channel)
         self.tokenizers = Tokenizers(self.workers)
-        self.encoder = Encoder(self.workers, self.tokenizers, timeout_s=2.0)
+        self.encoder = Encoder(self.workers, self.tokenizers, telemetry.off(), timeout_s=2.0, inline_bytes=0)
+        self.inline = Encoder(self.workers, self.tokenizers, telemetry.off(), timeout_s=2.0, inline_bytes=64)
         self.hosts: list[WorkerHost] = []
 
     async def add(self) -> WorkerRecord:
@@ -216,6 +218,53 @@ async def test_turns_that_continue_are_put_behind_what_is_there(stage: Stage) ->
     turns = (Message("user", "And then?"),)
     ids = await stage.encoder.encode(card, Prompt(messages=turns, after=(2, 5, 107)))
     assert ids == [2, 5, 107, *tokenizer.encode_further([Turn("user", "And then?")])]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        Prompt(text="Hello <bos> there"),
+        Prompt(messages=(Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "<end_of_turn>"))),
+        Prompt(messages=(Message("user", "And then?"),), after=(2, 5, 107)),
+    ],
+    ids=["text", "chat", "continued"],
+)
+async def test_a_short_prompt_is_encoded_without_a_call_and_to_the_same_ids(stage: Stage, prompt: Prompt) -> None:
+    card = (await stage.add()).model
+    expected = await stage.encoder.encode(card, prompt)
+    await stage.tokenizers.get(card)
+    stage.view.workers = Frozen(()).workers  # type: ignore[method-assign]
+    assert await stage.inline.encode(card, prompt) == expected
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        Prompt(text="x" * 65),
+        Prompt(text="字" * 22),
+        Prompt(messages=(Message("user", "x" * 61),)),
+        Prompt(messages=(Message("user", ""),) * 17),
+        Prompt(messages=(Message("system", "Be kind."), Message("user", "Hi"))),
+    ],
+    ids=["a letter more", "more bytes than letters", "a role counts", "many turns", "a system prompt"],
+)
+async def test_what_is_long_or_for_the_workers_to_judge_is_sent_to_them(stage: Stage, prompt: Prompt) -> None:
+    card = (await stage.add()).model
+    await stage.tokenizers.get(card)
+    stage.view.workers = Frozen(()).workers  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="no tokenization worker"):
+        await stage.inline.encode(card, prompt)
+
+
+async def test_a_short_conversation_is_judged_as_a_worker_would(stage: Stage) -> None:
+    card = (await stage.add()).model
+    wrong = Prompt(messages=(Message("assistant", "hi"),))
+    said = []
+    for encoder in (stage.encoder, stage.inline):
+        with pytest.raises(InvalidRequest) as caught:
+            await encoder.encode(card, wrong)
+        said.append((caught.value.message, caught.value.param))
+    assert said[0] == said[1]
 
 
 async def test_a_worker_of_a_release_that_cannot_continue_turns_is_not_believed(

@@ -103,7 +103,7 @@ class Gateway:
         self._ground = Ground(self._links, Suspects(), Quarantine(settings.quarantine_s), settings.resume_timeout_s)
         self._workers = TokenizationWorkers(view, open_channel)
         self._tokenizers = Tokenizers(self._workers)
-        self._encoder = Encoder(self._workers, self._tokenizers, settings.encode_timeout_s)
+        self._encoder = Encoder(self._workers, self._tokenizers, telemetry, settings.encode_timeout_s)
         self._public = PublicTokens(public_prefixes, self._catalog, self._tokenizers)
         self.sessions = Sessions(self, self._catalog, view, store, telemetry)
         self._is_running = False

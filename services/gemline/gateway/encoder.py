@@ -1,4 +1,4 @@
-"""Prompts to token ids, by asking a tokenization worker. Knows the tokenizer's <bos> alone."""
+"""Prompts to token ids: short ones here, the others by a tokenization worker."""
 
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING
@@ -10,20 +10,33 @@ from gemline.gateway.sampling import check_token_ids
 from gemline.gateway.tokenization import TokenizationWorkers
 from gemline.gateway.tokenizers import Tokenizers
 from gemline.internal.v1 import tokenization_pb2
+from gemline.telemetry import Telemetry
+from gemline.text.chat import Turn
+from gemline.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # it has no name but in the type stubs
     from gemline.internal.v1.tokenization_pb2_grpc import TokenizationAsyncStub
 
-_ROLES = {"assistant": "model"}  # Gemma's own word; the worker judges all others
+INLINE_BYTES = 1024  # take at most 0.4 ms to encode; to ask a worker takes this process as much, and the request longer
+_ROLES = {"assistant": "model"}  # Gemma's own word; the tokenizer judges all others
 
 
 class Encoder:
-    """`timeout_s` is for one attempt on one worker."""
+    """Prompts of up to `inline_bytes` of text are encoded here; `timeout_s` is for one attempt on one worker."""
 
-    def __init__(self, workers: TokenizationWorkers, tokenizers: Tokenizers, timeout_s: float) -> None:
+    def __init__(
+        self,
+        workers: TokenizationWorkers,
+        tokenizers: Tokenizers,
+        telemetry: Telemetry,
+        timeout_s: float,
+        inline_bytes: int = INLINE_BYTES,
+    ) -> None:
         self._workers = workers
         self._tokenizers = tokenizers
+        self._telemetry = telemetry
         self._timeout_s = timeout_s
+        self._inline_bytes = inline_bytes
 
     async def encode(self, card: ModelCard, prompt: Prompt, traceparent: str = "") -> list[int]:
         """The prompt's ids, <bos> first.
@@ -32,16 +45,29 @@ class Encoder:
         """
         if prompt.token_ids is not None:
             return await self._completed(card, prompt.token_ids)
-        request = tokenization_pb2.EncodeRequest(trace_context=traceparent)
+        turns = None
         if prompt.messages is not None:
-            request.turns.extend(_turn(i, message) for i, message in enumerate(prompt.messages))
             if not prompt.messages:  # to the worker it would be an empty text
                 raise InvalidRequest("messages is empty: it must hold at least one user message", param="messages")
-            if prompt.after:
-                return await self._following(card, request, prompt.after)
-        else:
-            request.text = _utf8("prompt", prompt.text or "")
-        return await self._ask(card, request)
+            turns = [_turn(index, message) for index, message in enumerate(prompt.messages)]
+        text = "" if turns is not None else _utf8("prompt", prompt.text or "")
+        if self._is_for_here(text, turns or ()):
+            tokenizer = await self._tokenizers.get(card)
+            with self._telemetry.span("tokenize", traceparent) as span:
+                token_ids = _encoded(tokenizer, text, turns, continues=bool(prompt.after))
+                span.set("gemline.num_tokens", len(token_ids))
+            return [*prompt.after, *token_ids]
+        request = tokenization_pb2.EncodeRequest(trace_context=traceparent, text=text)
+        request.turns.extend(tokenization_pb2.Turn(role=turn.role, content=turn.content) for turn in turns or ())
+        return await (self._following(card, request, prompt.after) if prompt.after else self._ask(card, request))
+
+    def _is_for_here(self, text: str, turns: Sequence[Turn]) -> bool:
+        """Whether it is short, and means the same anywhere: what a system prompt does is set at the workers."""
+        parts = [text, *(turn.role for turn in turns), *(turn.content for turn in turns)]
+        num_chars = sum(map(len, parts))  # looked at first: what is long is not copied
+        if num_chars > self._inline_bytes or sum(len(part.encode()) for part in parts) > self._inline_bytes:
+            return False
+        return all(turn.role != "system" for turn in turns)
 
     async def _following(
         self, card: ModelCard, request: tokenization_pb2.EncodeRequest, before: Sequence[int]
@@ -72,9 +98,16 @@ def prompt_param(prompt: Prompt) -> str:
     return "prompt" if prompt.messages is None else "messages"
 
 
-def _turn(index: int, message: Message) -> tokenization_pb2.Turn:
+def _encoded(tokenizer: Tokenizer, text: str, turns: Sequence[Turn] | None, *, continues: bool) -> list[int]:
+    """As a tokenization worker would."""
+    if turns is None:
+        return tokenizer.encode_prompt(text)
+    return tokenizer.encode_further(turns) if continues else tokenizer.encode_chat(turns)
+
+
+def _turn(index: int, message: Message) -> Turn:
     content = _utf8("messages", message.content, where=f"messages[{index}].content")
-    return tokenization_pb2.Turn(role=_ROLES.get(message.role, message.role), content=content)
+    return Turn(_ROLES.get(message.role, message.role), content)
 
 
 def _utf8(param: str, text: str, where: str | None = None) -> str:

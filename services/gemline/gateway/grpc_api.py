@@ -5,6 +5,7 @@ from __future__ import annotations  # an enum's ValueType is in the stubs alone
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
+from gemline.cluster.access import Band
 from gemline.errors import InvalidRequest
 from gemline.gateway import grpc_convert as convert
 from gemline.gateway.answer import Answer
@@ -50,7 +51,7 @@ class PublicServicer(InferenceServicer):
                 finish_reason=convert.finish_reason(whole.last),
                 usage=convert.usage(whole.last.usage),
                 logprobs=convert.logprobs(whole.logprobs),
-                band=_served(call, request, whole.last),
+                band=convert.served_band(whole.last, _band(call, request)),
             )
 
     async def GenerateStream(
@@ -61,6 +62,7 @@ class PublicServicer(InferenceServicer):
         with named(call.request_id):
             prompt = convert.text_prompt(request.prompt)
             _refuse_tools(request.sampling)
+            band = _band(call, request)
             async with await self._answer(call, request, prompt) as answer:
                 async for piece in answer:
                     yield pb.GenerateStreamResponse(
@@ -69,7 +71,7 @@ class PublicServicer(InferenceServicer):
                         finish_reason=convert.finish_reason(piece),
                         usage=convert.usage(piece.usage),
                         logprobs=convert.logprobs(piece.logprobs),
-                        band=_served(call, request, piece),
+                        band=convert.served_band(piece, band),
                     )
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
@@ -87,7 +89,7 @@ class PublicServicer(InferenceServicer):
                 finish_reason=convert.finish_reason(whole.last),
                 usage=convert.usage(whole.last.usage),
                 logprobs=convert.logprobs(whole.logprobs),
-                band=_served(call, request, whole.last),
+                band=convert.served_band(whole.last, _band(call, request)),
             )
 
     async def ChatStream(self, request: pb.ChatStreamRequest, context: Context) -> AsyncIterator[pb.ChatStreamResponse]:
@@ -96,6 +98,7 @@ class PublicServicer(InferenceServicer):
         with named(call.request_id):
             use = tool_use(request.sampling.tools)
             prompt = convert.chat_prompt(request.messages, use)
+            band = _band(call, request)
             async with await self._answer(call, request, prompt, use) as answer:
                 async for piece in answer:
                     yield pb.ChatStreamResponse(
@@ -104,7 +107,7 @@ class PublicServicer(InferenceServicer):
                         finish_reason=convert.finish_reason(piece),
                         usage=convert.usage(piece.usage),
                         logprobs=convert.logprobs(piece.logprobs),
-                        band=_served(call, request, piece),
+                        band=convert.served_band(piece, band),
                         tool_calls=convert.calls(piece.calls),
                     )
 
@@ -142,8 +145,8 @@ class PublicServicer(InferenceServicer):
         return _Whole("".join(texts), logprobs, calls, piece)
 
 
-def _served(call: Call, request: _Asking, piece: Piece) -> pb.Band.ValueType:
-    return convert.served_band(piece, call.tenant.band(convert.asked_band(request.band)))
+def _band(call: Call, request: _Asking) -> Band:
+    return call.tenant.band(convert.asked_band(request.band))
 
 
 def _refuse_tools(sampling: pb.SamplingOptions) -> None:

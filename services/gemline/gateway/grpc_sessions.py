@@ -73,6 +73,7 @@ class PublicSessions(SessionsServicer):
                 )
             finally:
                 call.tell_standing()
+            served = call.tenant.band(band)
             async with answer:
                 async for piece in answer:
                     yield pb.ChatSessionResponse(
@@ -81,6 +82,6 @@ class PublicSessions(SessionsServicer):
                         finish_reason=convert.finish_reason(piece),
                         usage=convert.usage(piece.usage),
                         logprobs=convert.logprobs(piece.logprobs),
-                        band=convert.served_band(piece, call.tenant.band(band)),
+                        band=convert.served_band(piece, served),
                         tool_calls=convert.calls(piece.calls),
                     )

@@ -33,7 +33,8 @@ class Tokenizers:
     async def get(self, card: ModelCard) -> Tokenizer:
         """The model's tokenizer; raises Unavailable when no tokenization worker answers."""
         task = self._load_once(card)
-        await asyncio.wait([task])  # one waiter that leaves does not take the tokenizer from the others
+        if not task.done():
+            await asyncio.wait([task])  # one waiter that leaves does not take the tokenizer from the others
         if task.cancelled():
             raise Unavailable("the gateway is shutting down; try again")
         return task.result()

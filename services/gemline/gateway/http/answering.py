@@ -86,7 +86,7 @@ class AnswerResponse(Response):
     async def _streamed(self, send: Send) -> ASGIApp:
         choices = await self._open()
         try:
-            first = await anext(aiter(choices), None)
+            first = await anext(choices, None)
             await send(dict(_EVENT_STREAM))
             return _end_of_body(await self._events(first, choices, send))
         finally:
@@ -96,7 +96,6 @@ class AnswerResponse(Response):
         """Send the events of that piece and of all that follow; returns those that end the stream."""
         writer = ChunkWriter(self._form, self._head, self._num_choices, with_usage=self._order.with_usage)
         tally = self._tally()
-        pieces = aiter(choices)
         try:
             while numbered is not None:
                 index, piece = numbered
@@ -104,7 +103,7 @@ class AnswerResponse(Response):
                 events = writer.piece(index, piece)
                 if events:
                     await send({"type": "http.response.body", "body": events, "more_body": True})
-                numbered = await anext(pieces, None)
+                numbered = await anext(choices, None)
             usage = tally.total()
             return (writer.usage(usage) if self._order.with_usage else b"") + DONE
         except GemlineError as error:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from gemline.gateway.http.interface import AnswerStream, Generator
 from gemline.gateway.requests import GenerationRequest, Piece, Tenant
@@ -20,22 +20,30 @@ class Choices:
 
     def __init__(self, answers: Sequence[AnswerStream]) -> None:
         self._answers = answers
-        self._pieces = _alone(answers[0]) if len(answers) == 1 else _merged(answers)
+        self._merged = _merged(answers) if len(answers) > 1 else None
 
-    def __aiter__(self) -> AsyncGenerator[Numbered, None]:
-        return self._pieces
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Numbered:
+        if self._merged is not None:
+            return await anext(self._merged)
+        return Numbered(0, await anext(self._answers[0]))
 
     async def aclose(self) -> None:
         """Cancel every answer that has not ended."""
         for answer in self._answers:
             await answer.aclose()
-        await self._pieces.aclose()
+        if self._merged is not None:
+            await self._merged.aclose()
 
 
 async def open_choices(
     generator: Generator, tenant: Tenant, requests: Sequence[GenerationRequest], *, traceparent: str = ""
 ) -> Choices:
     """Start all answers at once; when one is refused the others are cancelled and its error is raised."""
+    if len(requests) == 1:
+        return Choices([await generator.generate(tenant, requests[0], traceparent=traceparent)])
     starting = [
         asyncio.ensure_future(generator.generate(tenant, request, traceparent=traceparent)) for request in requests
     ]
@@ -52,11 +60,6 @@ async def _abandon(starting: Sequence["asyncio.Future[AnswerStream]"]) -> None:
     for started in await asyncio.gather(*starting, return_exceptions=True):
         if not isinstance(started, BaseException):
             await started.aclose()
-
-
-async def _alone(answer: AnswerStream) -> AsyncGenerator[Numbered, None]:
-    async for piece in answer:
-        yield Numbered(0, piece)
 
 
 async def _merged(answers: Sequence[AnswerStream]) -> AsyncGenerator[Numbered, None]:
