@@ -20,6 +20,7 @@ from gemline.cluster.workers import WorkerLease, WorkersView
 from gemline.errors import ConfigurationError, Unavailable
 from gemline.rpc.health import Health
 from gemline.rpc.internal_tls import InternalTls, check_caller
+from gemline.rpc.malformed import RefuseMalformed
 from gemline.rpc.options import server_options
 from gemline.rpc.status import ErrorInterceptor
 from gemline.rpc.tls_files import TlsFiles
@@ -191,7 +192,7 @@ class WorkerHost:
 
     async def _serve(self, tls: InternalTls | None) -> int:
         guard = ErrorInterceptor() if tls is None else ErrorInterceptor(admit=check_caller)
-        server = grpc.aio.server(interceptors=[guard], options=server_options())
+        server = grpc.aio.server(interceptors=[guard, RefuseMalformed()], options=server_options())
         self._undo.push_async_callback(server.stop, _STOP_GRACE_S)
         self._worker.register(server)
         # All our worker services are named alike, so the host need not be told.

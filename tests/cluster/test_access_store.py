@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -121,6 +122,56 @@ async def test_a_tenant_goes_with_its_projects_and_keys(store: AccessStore) -> N
     for one in made:
         with pytest.raises(NotFound):
             await store.key(one.record.key_id)
+
+
+async def test_a_tenant_goes_whole_or_not_at_all(
+    redis: Redis, store: AccessStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that is made while the tenant's records are read is seen, and goes too."""
+    await store.put_tenant(TenantRecord("acme"), is_new=True)
+    await store.put_project(ProjectRecord("acme", "web"), is_new=True)
+    await store.create_key(KeyRecord("acme", "web"))
+    num_lines = len(await Audit(redis).newest())
+    delete, seen = store._delete_all, []
+
+    async def late(**given: Any) -> Any:
+        if not seen:
+            await AccessStore(redis, "other").create_key(KeyRecord("acme"))
+        seen.append(await delete(**given))
+        assert len(await store.keys("acme")) == (0 if seen[-1] else 2)
+        assert len(await store.projects("acme")) == (0 if seen[-1] else 1)
+        return seen[-1]
+
+    monkeypatch.setattr(store, "_delete_all", late)
+    await store.delete_tenant("acme")
+    assert seen == [0, 1]
+    lines = (await Audit(redis).newest())[: -num_lines - 1]
+    assert [line.action for line in lines] == ["tenant.delete", "project.delete", "key.revoke", "key.revoke"]
+    assert all(line.before and not line.after for line in lines)
+    with pytest.raises(NotFound):
+        await store.delete_tenant("acme")
+
+
+async def test_what_is_made_beneath_a_tenant_that_goes_meanwhile_is_not_there_for_the_next_of_its_name(
+    redis: Redis, store: AccessStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.put_tenant(TenantRecord("acme"), is_new=True)
+    change = store._change
+
+    async def after_the_end(**given: Any) -> Any:
+        await AccessStore(redis, "other").delete_tenant("acme")
+        return await change(**given)
+
+    for making in (
+        lambda: store.create_key(KeyRecord("acme")),
+        lambda: store.put_project(ProjectRecord("acme", "web"), is_new=True),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "_change", after_the_end)
+            with pytest.raises(Conflict):
+                await making()
+        await store.put_tenant(TenantRecord("acme"), is_new=True)
+        assert (await store.projects("acme"), await store.keys("acme")) == ((), ())
 
 
 async def test_a_key_is_rotated_once_at_a_time_and_never_lives_longer_for_it(store: AccessStore) -> None:

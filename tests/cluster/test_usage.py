@@ -104,6 +104,26 @@ async def test_sums_are_by_tenant_and_model(redis: Redis, log: UsageLog) -> None
     )
 
 
+async def test_sums_of_many_records_come_in_pages_that_add_up(
+    redis: Redis, log: UsageLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gemline.cluster.usage.MAX_SCANNED", PAGE_RECORDS)
+    await use(redis, PAGE_RECORDS + 1)
+    await use(redis, 2, tenant="other")
+    first = await log.sums_page(UsageFilter())
+    assert [(it.tenant, it.num_requests) for it in first.sums] == [("acme", PAGE_RECORDS)]
+    rest = await log.sums_page(UsageFilter(), first.last_id)
+    assert [(it.tenant, it.num_requests) for it in rest.sums] == [("acme", 1), ("other", 2)]
+    assert rest.last_id == ""
+    whole = await log.sums(UsageFilter())
+    assert [(it.tenant, it.num_requests, it.prompt_tokens) for it in whole] == [
+        ("acme", PAGE_RECORDS + 1, 10 * (PAGE_RECORDS + 1)),
+        ("other", 2, 20),
+    ]
+    nothing = await log.sums_page(UsageFilter(tenant="nobody"))
+    assert nothing.sums == () and nothing.last_id == first.last_id
+
+
 async def test_csv_has_a_header_and_a_row_for_each(redis: Redis, log: UsageLog) -> None:
     await use(redis, PAGE_RECORDS + 1, project="a,b\n")  # a name like this cannot be given; a row must bear it
     pieces = [piece async for piece in csv_text(log.pages(UsageFilter()))]

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -11,6 +12,9 @@ from support.grpc_attack import call
 from support.grpc_fuzz import METHODS, REFLECTION, Case, path_of, valid
 from support.in_process import MODEL, InProcess
 
+from gemline.cluster.connection import connect
+from gemline.cluster.records import Role
+from gemline.cluster.workers import WorkersView
 from gemline.gateway.grpc_server import PublicServer
 from gemline.rpc import malformed
 
@@ -79,3 +83,31 @@ async def test_without_a_key_not_even_bytes_are_looked_at(channel: grpc.Channel)
     for path in (*map(path_of, METHODS), REFLECTION):
         status, _ = await call(channel, Case(path, (UNREADABLE,)), ())
         assert status is grpc.StatusCode.UNAUTHENTICATED, path
+
+
+@pytest.mark.parametrize(
+    ("role", "method", "has_one"),
+    [
+        (Role.TOKENIZATION, "Tokenization/Encode", True),
+        (Role.TOKENIZATION, "Tokenization/FetchTokenizer", True),
+        (Role.DECODE, "Decode/Attach", False),
+    ],
+)
+async def test_a_workers_port_says_so_too(
+    platform: InProcess, redis_url: str, role: Role, method: str, has_one: bool
+) -> None:
+    path = f"/gemline.internal.v1.{method}"
+    redis = connect(redis_url)
+    async with aclosing(redis):
+        view = WorkersView(redis)
+        await view.start()
+        (worker,) = view.workers(role)
+        await view.stop()
+    with grpc.insecure_channel(worker.address) as channel:
+        status, details = await call(channel, Case(path, (UNREADABLE,)), ())
+        assert status is grpc.StatusCode.INVALID_ARGUMENT
+        assert "cannot be read" in details and "Error" not in details
+        if has_one:
+            status, _ = await call(channel, Case(path, ()), ())
+            assert status is grpc.StatusCode.INVALID_ARGUMENT
+    assert platform.gateway.ready()

@@ -25,12 +25,34 @@ MAX_GRACE_S = 366 * 24 * 3600  # that a key holds after it was rotated
 MAX_EXPIRY_S = 10 * 366 * 24 * 3600  # that a key may be told to hold
 _MAX_TRIES = 20  # of one change, while others change the same
 
-# KEYS: a hash, the audit. ARGV: field; its value before, '' for none; after, '' for none; fields of the audit's line.
-# Gives 0 when the value was another one by then.
+# KEYS: a hash, the audit, tenants. ARGV: field; its value before, '' for none; after, '' for none; a tenant that must
+# be there, '' for none; fields of the audit's line. Gives 0 when the value was another by then, or the tenant was gone.
 _CHANGE = """
 if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
+if ARGV[4] ~= '' and redis.call('HEXISTS', KEYS[3], ARGV[4]) == 0 then return 0 end
 if ARGV[3] == '' then redis.call('HDEL', KEYS[1], ARGV[1]) else redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end
-redis.call('XADD', KEYS[2], '*', unpack(ARGV, 4))
+redis.call('XADD', KEYS[2], '*', unpack(ARGV, 5))
+return 1
+"""
+
+# KEYS: tenants, projects, keys, the audit. ARGV: the tenant; how many projects and keys it has; then of each of them,
+# keys, projects, the tenant: which of KEYS, field, value before, and the ten of the audit's line. All goes or nothing;
+# gives 0 when anything was another by then, or more was there.
+_DELETE_TENANT = """
+local counts = {0, 0}
+for kind = 1, 2 do
+  for _, value in ipairs(redis.call('HVALS', KEYS[kind + 1])) do
+    if cjson.decode(value).tenant_id == ARGV[1] then counts[kind] = counts[kind] + 1 end
+  end
+  if counts[kind] ~= tonumber(ARGV[kind + 1]) then return 0 end
+end
+for at = 4, #ARGV, 13 do
+  if redis.call('HGET', KEYS[tonumber(ARGV[at])], ARGV[at + 1]) ~= ARGV[at + 2] then return 0 end
+end
+for at = 4, #ARGV, 13 do
+  redis.call('HDEL', KEYS[tonumber(ARGV[at])], ARGV[at + 1])
+  redis.call('XADD', KEYS[4], '*', unpack(ARGV, at + 3, at + 12))
+end
 return 1
 """
 
@@ -56,6 +78,7 @@ class AccessStore:
         self._redis = redis
         self._actor = actor[:200]
         self._change = redis.register_script(_CHANGE)
+        self._delete_all = redis.register_script(_DELETE_TENANT)
 
     async def tenant(self, tenant_id: str) -> TenantRecord:
         """Raises NotFound."""
@@ -63,7 +86,7 @@ class AccessStore:
 
     async def tenants(self) -> tuple[TenantRecord, ...]:
         """By name."""
-        return await self._all(TENANTS, TenantRecord)
+        return tuple(one.record for one in (await self._stored(TENANTS, TenantRecord)).values())
 
     async def put_tenant(self, record: TenantRecord, *, is_new: bool) -> TenantRecord:
         """Make one, or change it. Raises Conflict or NotFound when it is there or is not."""
@@ -74,13 +97,21 @@ class AccessStore:
         return await self._amend("tenant", TENANTS, tenant_id, TenantRecord, change)
 
     async def delete_tenant(self, tenant_id: str) -> None:
-        """With its projects and keys; what runs ends as it would. Raises NotFound."""
-        await self.tenant(tenant_id)
-        for key in await self.keys(tenant_id):
-            await self.revoke(key.key_id)
-        for project in await self.projects(tenant_id):
-            await self.delete_project(tenant_id, project.project_id)
-        await self._delete("tenant.delete", TENANTS, tenant_id, TenantRecord)
+        """With its projects and keys, all at once; what runs ends as it would. Raises NotFound."""
+        for _ in range(_MAX_TRIES):
+            tenant = await self._existing("tenant", TENANTS, tenant_id, TenantRecord)
+            projects = await self._stored(PROJECTS, ProjectRecord, tenant_id)
+            keys = await self._stored(KEYS, KeyRecord, tenant_id)
+            args: list[str] = [tenant_id, str(len(projects)), str(len(keys))]
+            for field, key in keys.items():
+                args += ["3", field, key.text, *self._told("key.revoke", field, key.record, None)]
+            for field, project in projects.items():
+                args += ["2", field, project.text, *self._told("project.delete", field, project.record, None)]
+            args += ["1", tenant_id, tenant.text, *self._told("tenant.delete", tenant_id, tenant.record, None)]
+            async with calling(self._redis):
+                if await self._delete_all(keys=(TENANTS, PROJECTS, KEYS, AUDIT), args=args):
+                    return
+        raise Conflict(f"tenant {tenant_id!r} is changed by others all the time; try again")
 
     async def project(self, tenant_id: str, project_id: str) -> ProjectRecord:
         """Raises NotFound."""
@@ -88,7 +119,7 @@ class AccessStore:
 
     async def projects(self, tenant_id: str) -> tuple[ProjectRecord, ...]:
         """Of a tenant, by name."""
-        return tuple(one for one in await self._all(PROJECTS, ProjectRecord) if one.tenant_id == tenant_id)
+        return tuple(one.record for one in (await self._stored(PROJECTS, ProjectRecord, tenant_id)).values())
 
     async def put_project(self, record: ProjectRecord, *, is_new: bool) -> ProjectRecord:
         """Make one, or change it. Raises Conflict or NotFound."""
@@ -115,7 +146,7 @@ class AccessStore:
 
     async def keys(self, tenant_id: str) -> tuple[KeyRecord, ...]:
         """Of a tenant, by id; expired ones too, until they are revoked."""
-        return tuple(one for one in await self._all(KEYS, KeyRecord) if one.tenant_id == tenant_id)
+        return tuple(one.record for one in (await self._stored(KEYS, KeyRecord, tenant_id)).values())
 
     async def create_key(self, wanted: KeyRecord) -> NewKey:
         """A new key of that tenant, project, limits and so on; its id and digest are made here.
@@ -200,14 +231,21 @@ class AccessStore:
     async def _write(
         self, action: str, name: str, field: str, before: _Stored[RecordT] | None, after: RecordT | None
     ) -> None:
-        told: tuple[str, ...] = ("actor", self._actor, "action", action, "subject", field)
-        was = None if before is None else before.record
-        states: tuple[str, ...] = ("before", _audited(was), "after", _audited(after))
-        args = (field, before.text if before else "", after.to_json() if after else "", *told, *states)
+        told = self._told(action, field, before.record if before else None, after)
+        # What is new beneath a tenant that is being deleted would be there again with the next tenant of its name.
+        needed = after.tenant_id if before is None and isinstance(after, ProjectRecord | KeyRecord) else ""
+        args = (field, before.text if before else "", after.to_json() if after else "", needed, *told)
         async with calling(self._redis):
-            changed = await self._change(keys=(name, AUDIT), args=args)
+            changed = await self._change(keys=(name, AUDIT, TENANTS), args=args)
         if not changed:
             raise Conflict(f"{action.partition('.')[0]} {field!r} was changed by somebody else; look at it again")
+
+    def _told(self, action: str, field: str, before: RecordT | None, after: RecordT | None) -> tuple[str, ...]:
+        """The fields of the audit's line."""
+        told = {"actor": self._actor, "action": action, "subject": field}
+        return tuple(
+            part for pair in (told | {"before": _audited(before), "after": _audited(after)}).items() for part in pair
+        )
 
     async def _existing(self, kind: str, name: str, field: str, record_type: type[RecordT]) -> _Stored[RecordT]:
         found = await self._get(name, field, record_type)
@@ -218,15 +256,19 @@ class AccessStore:
     async def _get(self, name: str, field: str, record_type: type[RecordT]) -> _Stored[RecordT] | None:
         async with calling(self._redis):
             found = await self._redis.hget(name, field)
-        if found is None:
-            return None
-        text = found if isinstance(found, str) else found.decode()
-        return _Stored(text, record_type.from_json(text))
+        return None if found is None else _as_stored(found, record_type)
 
-    async def _all(self, name: str, kind: type[RecordT]) -> tuple[RecordT, ...]:
+    async def _stored(self, name: str, kind: type[RecordT], tenant_id: str = "") -> dict[str, _Stored[RecordT]]:
+        """By field, in order; of one tenant alone if it is named."""
         async with calling(self._redis):
             found = await self._redis.hgetall(name)
-        return tuple(kind.from_json(found[field]) for field in sorted(found))
+        every = {field.decode(): _as_stored(found[field], kind) for field in sorted(found)}
+        return {field: one for field, one in every.items() if tenant_id in ("", one.record.tenant_id)}
+
+
+def _as_stored(found: bytes | str, kind: type[RecordT]) -> _Stored[RecordT]:
+    text = found if isinstance(found, str) else found.decode()
+    return _Stored(text, kind.from_json(text))
 
 
 def _audited(record: TenantRecord | ProjectRecord | KeyRecord | None) -> str:

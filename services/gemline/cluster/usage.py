@@ -15,7 +15,7 @@ from gemline.errors import ConfigurationError
 
 PAGE_RECORDS = 200  # read at once: to parse them takes an event loop that serves tokens besides about 2 ms
 MAX_RECORDS = 1000  # of one page that is given out
-MAX_SCANNED = 50_000  # records that are looked at for one such page
+MAX_SCANNED = 50_000  # records that are looked at for one such page, or for one page of sums
 
 _MAX_MS = 2**53
 _NUMBERS = {field.name for field in fields(UsageRecord) if field.type is int}
@@ -71,8 +71,23 @@ class UsageSum:
     def add(self, record: UsageRecord) -> None:
         """One request more."""
         self.num_requests += 1
+        self._add_amounts(record)
+
+    def join(self, other: "UsageSum") -> None:
+        """What the same tenant used of the same model besides."""
+        self.num_requests += other.num_requests
+        self._add_amounts(other)
+
+    def _add_amounts(self, used: "UsageRecord | UsageSum") -> None:
         for name in ("prompt_tokens", "cached_tokens", "completion_tokens", "kv_byte_seconds"):
-            setattr(self, name, getattr(self, name) + getattr(record, name))
+            setattr(self, name, getattr(self, name) + getattr(used, name))
+
+
+class SumsPage(NamedTuple):
+    """What some of the records come to."""
+
+    sums: tuple[UsageSum, ...]  # by tenant and model
+    last_id: str  # of all that were looked at; empty: there are no more
 
 
 class UsageLog:
@@ -117,13 +132,30 @@ class UsageLog:
         return UsagePage(tuple(found), "")
 
     async def sums(self, wanted: UsageFilter) -> tuple[UsageSum, ...]:
-        """By tenant and model."""
-        found: dict[tuple[str, str], UsageSum] = {}
-        async for page in self.pages(wanted):
-            for _, record in page.entries:
-                whose = (record.tenant, record.model)
-                found.setdefault(whose, UsageSum(*whose)).add(record)
+        """Of all there are, by tenant and model; for a process that does nothing else meanwhile."""
+        page = await self.sums_page(wanted)
+        found = {(one.tenant, one.model): one for one in page.sums}
+        while page.last_id:
+            page = await self.sums_page(wanted, page.last_id)
+            for one in page.sums:
+                found.setdefault((one.tenant, one.model), UsageSum(one.tenant, one.model)).join(one)
         return tuple(found[whose] for whose in sorted(found))
+
+    async def sums_page(self, wanted: UsageFilter, after: str = "") -> SumsPage:
+        """Of the next MAX_SCANNED records behind the entry `after`; go on behind `last_id` unless it is empty."""
+        found: dict[tuple[str, str], UsageSum] = {}
+        last_id, num_scanned, is_whole = "", 0, True
+        async with aclosing(self.pages(wanted, after)) as pages:
+            async for page in pages:
+                if num_scanned >= MAX_SCANNED:
+                    is_whole = False
+                    break
+                for _, record in page.entries:
+                    whose = (record.tenant, record.model)
+                    found.setdefault(whose, UsageSum(*whose)).add(record)
+                num_scanned += PAGE_RECORDS
+                last_id = page.last_id
+        return SumsPage(tuple(found[whose] for whose in sorted(found)), "" if is_whole else last_id)
 
 
 def _record(stored: dict[bytes, bytes]) -> UsageRecord:

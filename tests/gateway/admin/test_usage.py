@@ -45,6 +45,16 @@ async def test_csv_and_jsonl_have_everything(admin: httpx.AsyncClient, redis_url
     assert (await admin.get("/usage", params={"format": "jsonl", "tenant": "none"})).text == ""
 
 
+async def test_sums_are_paged(admin: httpx.AsyncClient, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gemline.cluster.usage.MAX_SCANNED", PAGE_RECORDS)
+    await use(redis_url, PAGE_RECORDS + 3)
+    first = (await admin.get("/usage/summary")).json()
+    assert (first["has_more"], first["data"][0]["num_requests"]) == (True, PAGE_RECORDS)
+    last = (await admin.get("/usage/summary", params={"after": first["next"]})).json()
+    assert (last["has_more"], last["next"], last["data"][0]["num_requests"]) == (False, None, 3)
+    assert (await admin.get("/usage/summary", params={"after": "x"})).status_code == 400
+
+
 async def test_filters_and_sums(admin: httpx.AsyncClient, redis_url: str) -> None:
     await use(redis_url, 3)
     await use(redis_url, 2, tenant="other", model="gemma-b")

@@ -139,17 +139,17 @@ class PrefixList(_List):
     data: list[PrefixAnswer]
 
 
-class UsageSums(_List):
-    """Sums."""
-
-    data: list[UsageSumAnswer]
-
-
 class _Page(_List):
     """Some; `next` is where the following page begins, null on the last."""
 
     has_more: bool
     next: str | None
+
+
+class UsageSums(_Page):
+    """Sums; those of all pages are to be added up."""
+
+    data: list[UsageSumAnswer]
 
 
 class AuditPage(_Page):

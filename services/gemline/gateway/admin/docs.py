@@ -1,7 +1,7 @@
 """What the admin API's OpenAPI document says of all its operations: its bodies, its key, and who acts."""
 
 from gemline.cluster.access import NAME_PATTERN
-from gemline.errors import InvalidRequest, Unauthenticated, Unavailable
+from gemline.errors import InvalidRequest, RateLimited, Unauthenticated, Unavailable
 from gemline.gateway.admin.answers import ANSWERS
 from gemline.gateway.admin.credential import MAX_ACTOR
 from gemline.gateway.admin.schemas import (
@@ -31,7 +31,7 @@ ADMIN = Front(
     models=(*BODIES, *ANSWERS),
     key_name="admin key",
     key_description="The admin key of this gateway. A tenant's API key opens nothing here.",
-    fails=(Unauthenticated, Unavailable),
+    fails=(RateLimited, Unauthenticated, Unavailable),
     headers={},
     path_parameters={
         "tenant_id": {**_NAME, "description": "A tenant's name."},

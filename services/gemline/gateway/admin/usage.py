@@ -8,7 +8,7 @@ from starlette.responses import StreamingResponse
 
 from gemline.cluster.moments import moment_ms
 from gemline.cluster.operations import Operations
-from gemline.cluster.usage import MAX_RECORDS, UsageFilter
+from gemline.cluster.usage import MAX_RECORDS, MAX_SCANNED, UsageFilter
 from gemline.cluster.usage_export import EXPORTS, as_values
 from gemline.errors import InvalidRequest
 from gemline.gateway.admin.answers import UsagePage, UsageSums
@@ -35,6 +35,7 @@ _PAGING = {
     "limit": {"type": "integer", "minimum": 1, "maximum": MAX_RECORDS, "default": MAX_RECORDS},
     "after": described("`next` of the page before, or the entry_id of a record: what follows it"),
 }
+_AFTER_SUMS = described(f"`next` of the page before; a page is of {MAX_SCANNED} records at most")
 
 
 def usage_router(operations: Operations) -> APIRouter:
@@ -59,11 +60,12 @@ def usage_router(operations: Operations) -> APIRouter:
             raise InvalidRequest(f"limit is for format json; {form} is all of it", param="limit")
         return await _streamed(EXPORTS[form](operations.usage.pages(wanted, after)), form)
 
-    @router.get("/usage/summary", openapi_extra=asks(**_FILTERS) | gives(UsageSums))
+    @router.get("/usage/summary", openapi_extra=asks(**_FILTERS, after=_AFTER_SUMS) | gives(UsageSums))
     async def summarize_usage(request: Request) -> Response:
-        """Sums by tenant and model."""
-        sums = await operations.usage.sums(_filter(read_query(request, *_FILTERS)))
-        return json_response(list_view([asdict(one) for one in sums]))
+        """Sums by tenant and model, of so many records at a time: those of all pages are to be added up."""
+        query = read_query(request, *_FILTERS, "after")
+        page = await operations.usage.sums_page(_filter(query), query.get("after", ""))
+        return json_response(list_view([asdict(one) for one in page.sums], page.last_id))
 
     return router
 
