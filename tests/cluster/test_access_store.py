@@ -132,7 +132,8 @@ async def test_a_tenant_goes_whole_or_not_at_all(
     await store.put_project(ProjectRecord("acme", "web"), is_new=True)
     await store.create_key(KeyRecord("acme", "web"))
     num_lines = len(await Audit(redis).newest())
-    delete, seen = store._delete_all, []
+    delete = store._delete_all
+    seen: list[int] = []
 
     async def late(**given: Any) -> Any:
         if not seen:

@@ -231,10 +231,10 @@ class AccessStore:
     async def _write(
         self, action: str, name: str, field: str, before: _Stored[RecordT] | None, after: RecordT | None
     ) -> None:
-        told = self._told(action, field, before.record if before else None, after)
+        audited = self._told(action, field, before.record if before else None, after)
         # What is new beneath a tenant that is being deleted would be there again with the next tenant of its name.
         needed = after.tenant_id if before is None and isinstance(after, ProjectRecord | KeyRecord) else ""
-        args = (field, before.text if before else "", after.to_json() if after else "", needed, *told)
+        args = (field, before.text if before else "", after.to_json() if after else "", needed, *audited)
         async with calling(self._redis):
             changed = await self._change(keys=(name, AUDIT, TENANTS), args=args)
         if not changed:
@@ -242,10 +242,8 @@ class AccessStore:
 
     def _told(self, action: str, field: str, before: RecordT | None, after: RecordT | None) -> tuple[str, ...]:
         """The fields of the audit's line."""
-        told = {"actor": self._actor, "action": action, "subject": field}
-        return tuple(
-            part for pair in (told | {"before": _audited(before), "after": _audited(after)}).items() for part in pair
-        )
+        who = ("actor", self._actor, "action", action, "subject", field)
+        return (*who, "before", _audited(before), "after", _audited(after))
 
     async def _existing(self, kind: str, name: str, field: str, record_type: type[RecordT]) -> _Stored[RecordT]:
         found = await self._get(name, field, record_type)
@@ -262,13 +260,17 @@ class AccessStore:
         """By field, in order; of one tenant alone if it is named."""
         async with calling(self._redis):
             found = await self._redis.hgetall(name)
-        every = {field.decode(): _as_stored(found[field], kind) for field in sorted(found)}
+        every = {_text(field): _as_stored(found[field], kind) for field in sorted(found)}
         return {field: one for field, one in every.items() if tenant_id in ("", one.record.tenant_id)}
 
 
 def _as_stored(found: bytes | str, kind: type[RecordT]) -> _Stored[RecordT]:
-    text = found if isinstance(found, str) else found.decode()
+    text = _text(found)
     return _Stored(text, kind.from_json(text))
+
+
+def _text(found: bytes | str) -> str:
+    return found if isinstance(found, str) else found.decode()
 
 
 def _audited(record: TenantRecord | ProjectRecord | KeyRecord | None) -> str:
