@@ -231,7 +231,7 @@ class AccessStore:
     async def _write(
         self, action: str, name: str, field: str, before: _Stored[RecordT] | None, after: RecordT | None
     ) -> None:
-        audited = self._told(action, field, before.record if before else None, after)
+        audited: tuple[str, ...] = self._told(action, field, before.record if before else None, after)
         # What is new beneath a tenant that is being deleted would be there again with the next tenant of its name.
         needed = after.tenant_id if before is None and isinstance(after, ProjectRecord | KeyRecord) else ""
         args = (field, before.text if before else "", after.to_json() if after else "", needed, *audited)
@@ -242,7 +242,7 @@ class AccessStore:
 
     def _told(self, action: str, field: str, before: RecordT | None, after: RecordT | None) -> tuple[str, ...]:
         """The fields of the audit's line."""
-        who = ("actor", self._actor, "action", action, "subject", field)
+        who: tuple[str, ...] = ("actor", self._actor, "action", action, "subject", field)
         return (*who, "before", _audited(before), "after", _audited(after))
 
     async def _existing(self, kind: str, name: str, field: str, record_type: type[RecordT]) -> _Stored[RecordT]:
