@@ -15,7 +15,9 @@ from support.chart import PROFILES, ROOT, changed, manifests, ray_service
 from support.kuberay_rules import RULES, Rule
 
 from gemline.cluster.records import Role
+from gemline.serve.autoscaling import Scaling
 from gemline.serve.ray_app import application_name
+from gemline.serve.ray_policy import RolePolicy, autoscaling_config
 from gemline.serve.settings import WorkerSettings
 
 CRDS = ROOT.parent / "shared" / "kuberay" / "rayservices.crd.json"
@@ -149,13 +151,44 @@ def test_each_application_has_pods_of_its_own_and_one_replica_in_each(service: d
         ((resource, amount),) = deployment["ray_actor_options"]["resources"].items()
         (group,) = [it for it in groups.values() if f'"{resource}\\"' in it["rayStartParams"]["resources"]]
         assert amount == 1
-        assert group["replicas"] == group["minReplicas"] == group["maxReplicas"] == deployment["num_replicas"]
+        range_ = deployment.get("autoscaling_config")
+        least, most = (range_["min_replicas"], range_["max_replicas"]) if range_ else [deployment["num_replicas"]] * 2
+        assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (least, least, most)
         assert int(group["rayStartParams"]["num-gpus"]) == deployment["ray_actor_options"]["num_gpus"]
         settings = WorkerSettings.from_dict({"redis_url": ""} | app["args"])
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         num_gpus = int(limits.get("nvidia.com/gpu", 0))
         assert num_gpus == deployment["ray_actor_options"]["num_gpus"]
         assert num_gpus in (0, settings.tensor_parallel if settings.has_engine else 0)
+
+
+def test_a_role_with_a_range_is_scaled_by_our_policy_and_by_rays_autoscaler() -> None:
+    service = ray_service(
+        manifests(changed("cpu", models__0__decode__maxReplicas=3, ray__autoscaling__itlSloSeconds=1))
+    )
+    config = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
+    (decode,) = [app.deployments[0] for app in config.applications if app.args["role"] == "decode"]
+    scaling = decode.autoscaling_config
+    assert isinstance(scaling, dict)
+    given = scaling["policy"]["policy_kwargs"]
+    assert Scaling(**given) == Scaling("decode", 1, 3, itl_slo_s=1, down_after_s=300)
+    assert scaling["policy"]["policy_function"] == f"{RolePolicy.__module__}:{RolePolicy.__name__}"
+    ours = autoscaling_config(Scaling(**given), 1)
+    for name in ("upscale_delay_s", "downscale_delay_s", "metrics_interval_s", "look_back_period_s"):
+        assert scaling[name] == getattr(ours, name)
+    assert _cluster(service)["enableInTreeAutoscaling"]
+    assert _cluster(service)["autoscalerOptions"]["version"] == "v2"
+    head = _cluster(service)["headGroupSpec"]["template"]["spec"]
+    assert head["automountServiceAccountToken"]
+    assert head["serviceAccountName"] == "gemline-head"
+
+
+def test_without_a_range_nobody_scales_and_no_pod_has_a_token() -> None:
+    service = ray_service(manifests(PROFILES["cpu"]))
+    assert not _cluster(service)["enableInTreeAutoscaling"]
+    assert "autoscalerOptions" not in _cluster(service)
+    for group in (_cluster(service)["headGroupSpec"], *_cluster(service)["workerGroupSpecs"]):
+        assert not group["template"]["spec"]["automountServiceAccountToken"]
 
 
 def test_a_replica_listens_at_the_ports_that_its_pod_names(service: dict[str, Any]) -> None:

@@ -53,6 +53,10 @@ REFUSED_BY_CHECK: dict[str, tuple[dict[str, Any], str]] = {
     "no model": ({"models": []}, "models: is empty"),
     "split without prefill": ({"models__0__prefill": ...}, "prefill: is not there, and topology is split"),
     "colocated with prefill": ({"models__0__topology": "colocated"}, "prefill: is there, but with topology colocated"),
+    "a range that ends before it begins": (
+        {"models__0__decode__replicas": 3, "models__0__decode__maxReplicas": 2},
+        r"maxReplicas: is 2, below replicas, 3",
+    ),
     "a GPU and no size": ({"models__0__gpu": "h100"}, "size: is not there"),
 }
 

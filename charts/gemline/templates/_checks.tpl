@@ -42,6 +42,14 @@
 {{- if and (eq $model.topology "colocated") $model.prefill -}}
 {{- fail (printf "%s: prefill: is there, but with topology colocated decode workers prefill for themselves" .at) -}}
 {{- end -}}
+{{- $at := .at -}}
+{{- range $role := list "prefill" "decode" -}}
+{{- with get $model $role -}}
+{{- if and .maxReplicas (lt (int .maxReplicas) (int .replicas)) -}}
+{{- fail (printf "%s: %s.maxReplicas: is %d, below replicas, %d" $at $role (int .maxReplicas) (int .replicas)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if $model.gpu -}}
 {{- if not $model.size -}}
 {{- fail (printf "%s: size: is not there; with a gpu it says what must fit: 2b, 9b or 27b" .at) -}}

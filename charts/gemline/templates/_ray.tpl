@@ -17,13 +17,14 @@ livenessProbe:
   failureThreshold: 12
 {{- end -}}
 
+{{/* Takes {root}, and {account} of those that ask the API server. */}}
 {{- define "gemline.rayPod" -}}
-automountServiceAccountToken: false
-serviceAccountName: {{ include "gemline.fullname" . }}
+automountServiceAccountToken: {{ hasKey . "account" }}
+serviceAccountName: {{ .account | default (include "gemline.fullname" .root) }}
 enableServiceLinks: false
 securityContext:
   {{- include "gemline.podSecurity" (dict "uid" 10001) | nindent 2 }}
-{{- include "gemline.pullSecrets" . }}
+{{- include "gemline.pullSecrets" .root }}
 {{- end -}}
 
 {{- define "gemline.rayEnv" -}}
@@ -59,7 +60,7 @@ metadata:
     gemline.dev/downloads: "true"
     {{- end }}
 spec:
-  {{- include "gemline.rayPod" $root | nindent 2 }}
+  {{- include "gemline.rayPod" (dict "root" $root) | nindent 2 }}
   terminationGracePeriodSeconds: {{ add $root.Values.ray.workerDrainSeconds 30 }}
   {{- include "gemline.spread" $part | nindent 2 }}
   {{- if $numGpus }}

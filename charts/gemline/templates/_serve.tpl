@@ -47,11 +47,51 @@ applications:
     {{- end }}
   deployments:
   - name: {{ $role }}
+    {{- if include "gemline.scales" $worker }}
+    autoscaling_config:
+      min_replicas: {{ int $worker.replicas }}
+      initial_replicas: {{ int $worker.replicas }}
+      max_replicas: {{ int $worker.maxReplicas }}
+      upscale_delay_s: 0  # the policy has its own
+      downscale_delay_s: 0
+      metrics_interval_s: 1
+      look_back_period_s: 4
+      policy:
+        policy_function: gemline.serve.ray_policy:RolePolicy
+        policy_kwargs:
+          role: {{ $role }}
+          min_replicas: {{ int $worker.replicas }}
+          max_replicas: {{ int $worker.maxReplicas }}
+          {{- with $.Values.ray.autoscaling }}
+          ttft_slo_s: {{ .ttftSloSeconds }}
+          itl_slo_s: {{ .itlSloSeconds }}
+          up_after_s: {{ .upAfterSeconds }}
+          down_after_s: {{ .downAfterSeconds }}
+          {{- end }}
+          prefills: {{ eq $model.topology "colocated" }}
+    {{- else }}
     num_replicas: {{ int $worker.replicas }}
+    {{- end }}
     ray_actor_options:
       num_cpus: 0
       num_gpus: {{ include "gemline.numGpus" (dict "model" $model "role" $role) }}
       resources: {gemline-{{ $model.name }}-{{ $role }}: 1}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Whether a role's workers have a range: "true", or nothing. */}}
+{{- define "gemline.scales" -}}
+{{- if gt (int (get . "maxReplicas" | default 0)) (int .replicas) }}true{{ end -}}
+{{- end -}}
+
+{{/* The same of any workers there are. */}}
+{{- define "gemline.anyScales" -}}
+{{- range $model := .Values.models }}
+{{- range $role := splitList " " (include "gemline.roles" $model) }}
+{{- with get $model $role }}
+{{- include "gemline.scales" . }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end -}}
