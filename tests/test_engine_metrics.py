@@ -42,8 +42,8 @@ def test_the_prefix_cache_tells_what_it_found_kept_and_gave_up() -> None:
 
 def test_what_was_loaded_is_told_with_backend_and_precision() -> None:
     telemetry, engine = measuring(), toy_engine()
-    engine.report = LoadReport("native", "bfloat16", "int4", 1000, 1.5)
+    engine.report = LoadReport("native", "bfloat16", "int4", "float8_e4m3", 1000, 1.5)
     EngineMetrics(telemetry, engine, lambda: (0, 0))
-    labels = {"backend": "native", "dtype": "bfloat16", "quantization": "int4"}
+    labels = {"backend": "native", "dtype": "bfloat16", "quantization": "int4", "kv_dtype": "float8_e4m3"}
     assert measure(telemetry, "gemline_weights_bytes", **labels) == 1000
     assert measure(telemetry, "gemline_load_seconds") == 1.5

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 import torch
 
 from gemline_kernels.quantize import Int4Groups
+from gemline_kernels.scales import UNSCALED, Scales
 
 if TYPE_CHECKING:
     from gemline_kernels.decoding import Decoder
@@ -67,7 +68,8 @@ class Embedding(Protocol):
 class Backend(Protocol):
     """Each operation as specified by the function of the same name in `gemline_kernels.reference`.
 
-    Tensors are contiguous; activations have the model's dtype, float32 or bfloat16. Inside an operation all is float32
+    Tensors are contiguous; activations have the model's dtype, float32 or bfloat16, and pools that one or, with scales,
+    float8_e4m3fn. Inside an operation all is float32
     and rounded to the model's dtype where it leaves. A module of such functions is a backend, and so is an object
     with such methods.
     """
@@ -120,6 +122,7 @@ class Backend(Protocol):
         values_NSGK: torch.Tensor,
         slots_T: torch.Tensor,
         num_heads: int,
+        scales: Scales = UNSCALED,
     ) -> torch.Tensor:
         """Rotates queries and keys, writes keys and values into the pool; query_THK."""
 
@@ -135,6 +138,7 @@ class Backend(Protocol):
         window: int | None,
         scale: float,
         cap: float | None,
+        scales: Scales = UNSCALED,
     ) -> torch.Tensor:
         """Attention over the cache; out_THK."""
 

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from gemline_kernels.backend import Backend, Embedding, Gated, Linear, Normed, RopeTable
+from gemline_kernels.scales import UNSCALED, Scales
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class KeysValues(NamedTuple):
 
     keys: torch.Tensor
     values: torch.Tensor
+    scales: Scales = UNSCALED  # of float8_e4m3fn; `reference.stored` says what they mean
 
 
 class Step(Protocol):
@@ -117,7 +119,9 @@ class Layers(Protocol):
 class Attend(Protocol):
     """Attention of one step in the layers that have one window."""
 
-    def __call__(self, query_THK: torch.Tensor, keys_NSGK: torch.Tensor, values_NSGK: torch.Tensor, /) -> torch.Tensor:
+    def __call__(
+        self, query_THK: torch.Tensor, keys_NSGK: torch.Tensor, values_NSGK: torch.Tensor, scales: Scales, /
+    ) -> torch.Tensor:
         """out_THK over one layer's pool."""
 
 
@@ -183,7 +187,7 @@ class PlainLayers:
 
         def attend(window: int | None) -> Attend:
             table_BP = context.table_BP(window)
-            return lambda query_THK, keys_NSGK, values_NSGK: self.ops.paged_attention(
+            return lambda query_THK, keys_NSGK, values_NSGK, scales: self.ops.paged_attention(
                 query_THK,
                 keys_NSGK,
                 values_NSGK,
@@ -193,6 +197,7 @@ class PlainLayers:
                 window=window,
                 scale=stack.scale,
                 cap=stack.cap,
+                scales=scales,
             )
 
         return {window: attend(window) for window in windows}
@@ -204,9 +209,11 @@ class PlainLayers:
             projected_TM.view(len(projected_TM), stack.num_heads + 2 * stack.num_groups, stack.head_dim),
             stack.rope_table,
             step.positions_T,
-            *pool,
+            pool.keys,
+            pool.values,
             step.global_slots_T if layer.window is None else step.local_slots_T,
             stack.num_heads,
+            pool.scales,
         )
 
 

@@ -1,4 +1,4 @@
-"""The backend of our own C++ library, for x86 with AVX-512. Float32 and fp8 weights alone are torch's."""
+"""The backend of our own C++ library, for x86 with AVX-512. Float32 and fp8 weights, and fp8 pools, are torch's."""
 
 import torch
 
@@ -41,6 +41,7 @@ class NativeBackend:
             for layer in stack.layers
             for part in (layer.query_key_value, layer.attention_out, layer.gate_up, layer.down)
         ]
+        plain = PlainLayers(self, stack)
         if stack.head_dim % LANES or not all(isinstance(part, PackedLinear) for part in parts):
-            return PlainLayers(self, stack)
-        return NativeLayers(self._library, stack)
+            return plain
+        return NativeLayers(self._library, stack, plain)

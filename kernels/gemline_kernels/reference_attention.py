@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import torch
 
+from gemline_kernels.scales import UNSCALED, Scales
+
 _TILE_SCORES = 2**22  # float32 scores of one tile: 16 MiB, so that a long prompt's scores are never all there at once
 
 
@@ -23,16 +25,18 @@ def paged_attention(
     window: int | None,
     scale: float,
     cap: float | None,
+    scales: Scales = UNSCALED,
 ) -> torch.Tensor:
     """out_THK = softmax(softcap(scale * query . keys)) . values over the keys each query sees; float32 inside.
 
     Sequence b owns the query rows [query_start[b], query_start[b + 1]); they are its last positions, the last of them
     context_len[b] - 1. The query at position i sees the keys at positions j with i - window < j <= i (all j <= i
     without a window); position j lies in block block_table_BP[b, j // S], offset j % S. Query head h reads KV head
-    h // (H / G). A slot that no query of its sequence sees has no influence, whatever it holds, and table entries of
-    blocks with such slots only may be anything. query_start (B + 1) and context_len (B) are int64 and on the CPU.
+    h // (H / G). Keys and values are what the pools hold times their scales. A slot that no query of its sequence sees
+    has no influence, whatever it holds, and table entries of blocks with such slots only may be anything. query_start
+    (B + 1) and context_len (B) are int64 and on the CPU.
     """
-    pools = _Pools(keys_NSGK, values_NSGK, block_table_BP)
+    pools = _Pools(_Pool(keys_NSGK, scales.keys), _Pool(values_NSGK, scales.values), block_table_BP)
     out_THK = torch.empty_like(query_THK)
     decoding, tiles = _split(query_start.tolist(), context_len.tolist(), window, query_THK.shape[1])
     for group in decoding:
@@ -45,9 +49,18 @@ def paged_attention(
     return out_THK
 
 
+class _Pool(NamedTuple):
+    stored_NSGK: torch.Tensor
+    scale: float
+
+    def read(self, stored: torch.Tensor) -> torch.Tensor:
+        """What some of it stands for, float32."""
+        return stored.float() if self.scale == 1.0 else stored.float() * self.scale
+
+
 class _Pools(NamedTuple):
-    keys_NSGK: torch.Tensor
-    values_NSGK: torch.Tensor
+    keys: _Pool
+    values: _Pool
     block_table_BP: torch.Tensor
 
 
@@ -113,13 +126,14 @@ def _hidden_keys(num_rows: int, num_keys: int, window: int | None, device: torch
     return hidden_TJ
 
 
-def _gather_range(pool_NSGK: torch.Tensor, block_table_BP: torch.Tensor, tile: _Tile) -> torch.Tensor:
+def _gather_range(pool: _Pool, block_table_BP: torch.Tensor, tile: _Tile) -> torch.Tensor:
     """The tile's keys (or values) in order of position, [J, G, K] float32, copied block by block."""
-    block_size = pool_NSGK.shape[1]
+    block_size = pool.stored_NSGK.shape[1]
     first_block, last_block = tile.first_key // block_size, -(-tile.last_key // block_size)
     blocks = block_table_BP[tile.sequence, first_block:last_block]
     skipped = first_block * block_size
-    return pool_NSGK.index_select(0, blocks).flatten(0, 1)[tile.first_key - skipped : tile.last_key - skipped].float()
+    slots_MGK = pool.stored_NSGK.index_select(0, blocks).flatten(0, 1)
+    return pool.read(slots_MGK[tile.first_key - skipped : tile.last_key - skipped])
 
 
 def _attend_one_each(
@@ -140,11 +154,11 @@ def _attend_one_each(
     return torch.stack(outs_BRK, dim=1).view(num_sequences, num_heads, width).to(query_BHK.dtype)
 
 
-def _gather_slots(pool_NSGK: torch.Tensor, slots_BJ: torch.Tensor) -> torch.Tensor:
+def _gather_slots(pool: _Pool, slots_BJ: torch.Tensor) -> torch.Tensor:
     """Keys (or values) of those slots, [B, J, G, K] float32."""
-    slots_MGK = pool_NSGK.flatten(0, 1)
+    slots_MGK = pool.stored_NSGK.flatten(0, 1)
     rows = slots_MGK.flatten(1).index_select(0, slots_BJ.flatten())  # whole rows are copied much faster than elements
-    return rows.view(*slots_BJ.shape, *slots_MGK.shape[1:]).float()
+    return pool.read(rows.view(*slots_BJ.shape, *slots_MGK.shape[1:]))
 
 
 class _Padded(NamedTuple):
@@ -153,7 +167,7 @@ class _Padded(NamedTuple):
 
 
 def _padded_slots(pools: _Pools, group: list[_Tile]) -> _Padded:
-    device, block_size = pools.block_table_BP.device, pools.keys_NSGK.shape[1]
+    device, block_size = pools.block_table_BP.device, pools.keys.stored_NSGK.shape[1]
     sequence, first_key, last_key = (
         torch.tensor(numbers, device=device)[:, None]
         for numbers in zip(*((tile.sequence, tile.first_key, tile.last_key) for tile in group), strict=True)

@@ -26,6 +26,7 @@ from gemline.engine.requests import EngineRequest
 from gemline.engine_metrics import EngineMetrics
 from gemline.errors import CheckpointError, InternalError
 from gemline.grammar.grammars import Grammars
+from gemline.internal.v1.prefill_pb2 import KvLayout
 from gemline.rank_group import load_engine, shared_out
 from gemline.signals import Busyness, Recent, Signals
 from gemline.telemetry import Telemetry
@@ -120,9 +121,21 @@ class EngineHost:
             tokenizer_sha256=_sha256(self._model_dir / "tokenizer.json"),
             dtype=self.engine.options.dtype,
             quantization=self.engine.options.quantization,
+            kv_dtype=self.engine.options.cache_dtype,
             window=config.sliding_window,
             global_token_bytes=self.engine.token_bytes(LayerKind.GLOBAL),
             local_token_bytes=self.engine.token_bytes(LayerKind.LOCAL),
+        )
+
+    @property
+    def layout(self) -> KvLayout:
+        """What two workers must agree on before keys and values travel between them."""
+        options = self.engine.options
+        return KvLayout(
+            model_revision=self.engine.revision,
+            dtype=options.dtype,
+            quantization=options.quantization,
+            kv_dtype=options.cache_dtype,
         )
 
     async def constrained(self, request: EngineRequest) -> EngineRequest:

@@ -90,7 +90,12 @@ def _by_kind(blocks: BlockCounts) -> list[Observation]:
 
 
 def _tell_load(telemetry: Telemetry, report: LoadReport) -> None:
-    attributes = {"backend": report.backend, "dtype": report.dtype, "quantization": report.quantization}
+    attributes = {
+        "backend": report.backend,
+        "dtype": report.dtype,
+        "quantization": report.quantization,
+        "kv_dtype": report.kv_dtype,
+    }
     telemetry.meter.create_observable_gauge(
         "gemline_weights",
         [_observing(lambda: report.num_weight_bytes, attributes)],

@@ -14,9 +14,9 @@ from support.still_engine import StillEngine
 
 from gemline.engine import handover
 from gemline.engine.handover import Positions
-from gemline.engine.kv_form import Scales
 from gemline.engine.roster import UnknownSequence
 from gemline.engine.sequence import Sequence
+from gemline_kernels.scales import Scales
 
 SMALL = replace(CONFIG, head_dim=4, num_hidden_layers=2, layer_kinds=CONFIG.layer_kinds[:2])
 GLOBAL = 1

@@ -15,8 +15,9 @@ from support.still_engine import StillEngine
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gemline.engine.handover import Positions
-from gemline.engine.kv_form import FLOAT8, KvForm, Scales
+from gemline.engine.kv_form import FLOAT8, KvForm
 from gemline.errors import InvalidRequest
+from gemline_kernels.scales import Scales
 
 GLOBAL = 1
 GEMMA_2B = replace(CONFIG, num_hidden_layers=26, layer_kinds=CONFIG.layer_kinds[:2] * 13)

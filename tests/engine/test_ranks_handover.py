@@ -13,11 +13,12 @@ from gemline.engine.divided_cache import CacheShare, DividedCache
 from gemline.engine.engine import Engine
 from gemline.engine.handover import Positions
 from gemline.engine.kv_cache import KvCache
-from gemline.engine.kv_form import FLOAT8, Scales
+from gemline.engine.kv_form import FLOAT8
 from gemline.engine.params import SamplingParams
 from gemline.engine.part import Part
 from gemline.engine.ranks import Leader, RanksBroken
 from gemline.engine.requests import EngineRequest
+from gemline_kernels.scales import Scales
 
 PROMPT = tuple(7 * at % 330 for at in range(37))  # four windows
 REQUEST = EngineRequest(1, PROMPT, len(PROMPT), SamplingParams(12, temperature=0.0))
@@ -105,7 +106,7 @@ def test_heads_that_do_not_come_stay_as_they_are() -> None:
             numbers_2TGK = torch.full((2, 2, 3, config.head_dim), 5.0)
             data = numbers_2TGK.view(torch.uint8).numpy()
             DividedCache(own, part, Leader(ranks)).scatter(1, torch.tensor([3, 9]), range(3, 6), data)
-        return torch.stack(list(own.read(1, torch.arange(12))))
+        return torch.stack(own.read(1, torch.arange(12))[:2])
 
     found_2TGK = torch.cat(together(4, run), dim=2)
     expected_2TGK = torch.tensor([1.0, 2.0])[:, None, None, None].expand(found_2TGK.shape).clone()

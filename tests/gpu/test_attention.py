@@ -9,7 +9,7 @@ from support.device import DEVICE, IS_INTERPRETED
 from support.paged import Case, Paged, attend, build
 from support.published import MODELS, Model
 
-from gemline_kernels.gpu.attention import Scales
+from gemline_kernels.scales import Scales
 
 BLOCK_SIZE = 64
 WINDOW = MODELS[0].window

@@ -94,14 +94,14 @@ def test_an_fp8_cache_is_read_and_just_the_new_slots_are_written() -> None:
     """Beside a wider cache of the same old keys and values."""
     weights, fresh = random_weights(backend, NARROW, 8192, torch.bfloat16, DEVICE), Fresh(0)
     old = pools_of(NARROW, torch.float8_e4m3fn)
-    narrow, wide = ([KeysValues(*(part.to(dtype, copy=True) for part in pool)) for pool in old] for dtype in CACHES)
+    narrow, wide = ([KeysValues(*(part.to(dtype, copy=True) for part in pool[:2])) for pool in old] for dtype in CACHES)
     for pools in (narrow, wide):
         buffers = buffers_of_rows()
         fill(buffers)
         DecodeStep(weights, pools, buffers, len(buffers.token_ids_B))(truncates=True)
     for layer in range(NARROW.num_layers):
         slots_T = fresh.global_slots_T if NARROW.window_of(layer) is None else fresh.local_slots_T
-        for before, after, wider in zip(old[layer], narrow[layer], wide[layer], strict=True):
+        for before, after, wider in zip(*(pools[layer][:2] for pools in (old, narrow, wide)), strict=True):
             slots = [part.flatten(0, 1).float() for part in (before, after, wider)]
             new, exact = slots[1][slots_T], slots[2][slots_T]
             assert float((new - exact).norm() / exact.norm()) < 0.06

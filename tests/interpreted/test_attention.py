@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from gemline_kernels.backend import Backend
 from gemline_kernels.gpu import attention
+from gemline_kernels.scales import Scales
 
 BACKEND = cast(Backend, attention)
 WINDOW = 40
@@ -174,17 +175,17 @@ def test_padding_is_left_alone() -> None:
     assert_close(out_THK[:1].double(), by_hand(case, paged)[:1], rtol=0, atol=3e-4)
 
 
-def check_fp8(case: Case, paged: Paged, num_items: int, scales: attention.Scales) -> None:
+def check_fp8(case: Case, paged: Paged, num_items: int, scales: Scales) -> None:
     """Sequences that all have one query, or all more, over a cache in fp8."""
 
     def stored(part: torch.Tensor, scale: float) -> torch.Tensor:
         return (part / scale).to(torch.float8_e4m3fn)
 
     dense = [
-        (stored(keys, scales.key).float() * scales.key, stored(values, scales.value).float() * scales.value)
+        (stored(keys, scales.keys).float() * scales.keys, stored(values, scales.values).float() * scales.values)
         for keys, values in paged.dense
     ]
-    pools = stored(paged.keys_NSGK, scales.key), stored(paged.values_NSGK, scales.value)
+    pools = stored(paged.keys_NSGK, scales.keys), stored(paged.values_NSGK, scales.values)
     sequences = attention.Sequences.of(*starts_and_lengths(case), case.num_heads // case.num_kv_heads, DEVICE)
     out_THK, table_BP = torch.full_like(paged.query_THK, torch.nan), paged.block_table_BP.to(torch.int32)
     layer: dict[str, Any] = {"window": case.window, "scale": case.scale, "cap": 50.0, "scales": scales}
@@ -199,4 +200,4 @@ def check_fp8(case: Case, paged: Paged, num_items: int, scales: attention.Scales
 @pytest.mark.parametrize("num_queries", [1, 20])
 def test_fp8_keys_and_values_are_scaled_back(num_queries: int) -> None:
     case = replace(WIDE, lengths=((num_queries, 90),), window=WINDOW, dtype=torch.bfloat16)
-    check_fp8(case, build(case, device=DEVICE), 4, attention.Scales(0.05, 0.125))
+    check_fp8(case, build(case, device=DEVICE), 4, Scales(0.05, 0.125))

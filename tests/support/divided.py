@@ -61,7 +61,7 @@ def divided_engine(num_ranks: int, config: Gemma2Config, use: Callable[[Engine],
             found = use(engine)
             engine.end()
             return found
-        report = LoadReport("reference", "float32", "none", 0, 0.0)
+        report = LoadReport("reference", "float32", "none", "float32", 0, 0.0)
         follow_with(Loaded(model, OPTIONS.for_device("cpu"), "revision", report), ranks)
         return None
 

@@ -39,7 +39,7 @@ class StillEngine:
         torch.manual_seed(seed)
         self.config = config
         self.cache = KvCache(config, num_blocks, num_blocks, block_size, dtype)
-        for keys_NSGK, values_NSGK in self.cache.pools:
+        for keys_NSGK, values_NSGK, _ in self.cache.pools:
             keys_NSGK.normal_()
             values_NSGK.normal_()
         sizes = BlockCounts(num_blocks, num_blocks)
@@ -122,7 +122,7 @@ class StillEngine:
     def contents(self, seq_id: int, layer: int, positions: range) -> torch.Tensor:
         """both_2TGK of a sequence."""
         slots_T = torch.tensor(self.slots(seq_id, layer, positions))
-        return torch.stack(tuple(self.cache.read(layer, slots_T)))
+        return torch.stack(self.cache.read(layer, slots_T)[:2])
 
     def _request(self, seq_id: int, num_tokens: int, *, hold: bool) -> EngineRequest:
         params = SamplingParams(max_tokens=9)

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemline.engine.kv_form import Scales
 from gemline.internal.v1.prefill_pb2 import FrameHeader, PrefillEnd
 from gemline.internal.v1.sampling_pb2 import Logprobs
 from gemline.transfer.frames import KvRange, TransferError, encode, seal, split, verify
+from gemline_kernels.scales import Scales
 
 positions = st.integers(0, 2**20)
 ranges = st.builds(

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 
 from gemline_kernels import reference_attention
+from gemline_kernels.scales import UNSCALED, Scales
 
 _ADDRESS, _COUNT = ctypes.c_void_p, ctypes.c_int64
 LANES = 16
@@ -49,12 +50,16 @@ class NativeAttention:
         window: int | None,
         scale: float,
         cap: float | None,
+        scales: Scales = UNSCALED,
     ) -> torch.Tensor:
-        """out_THK of the queries over the keys that each sees. A width that 16 does not divide is left to reference."""
-        key = (query_THK.shape[1:], keys_NSGK.shape[1:], query_THK.dtype, window, scale, cap)
+        """out_THK of the queries over the keys that each sees.
+
+        A width that 16 does not divide is left to reference, and so is a pool of fp8.
+        """
+        key = (query_THK.shape[1:], keys_NSGK.shape[1:], query_THK.dtype, keys_NSGK.dtype, window, scale, cap)
         shape = self._shapes.get(key)
         if shape is None:
-            if query_THK.shape[2] % LANES:
+            if query_THK.shape[2] % LANES or keys_NSGK.dtype is not query_THK.dtype:
                 return reference_attention.paged_attention(
                     query_THK,
                     keys_NSGK,
@@ -65,6 +70,7 @@ class NativeAttention:
                     window=window,
                     scale=scale,
                     cap=cap,
+                    scales=scales,
                 )
             shape = self._shapes[key] = attention_shape(query_THK.shape[1], keys_NSGK, window, scale, cap)
         out_THK = torch.empty_like(query_THK)

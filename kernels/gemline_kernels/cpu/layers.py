@@ -9,7 +9,7 @@ import torch
 from gemline_kernels.backend import Gated, Linear
 from gemline_kernels.cpu.attention import AttentionShape, attention_shape
 from gemline_kernels.cpu.linear import PackedLinear
-from gemline_kernels.layers import KeysValues, LayerWeights, Stack, Step, is_worth_narrowing
+from gemline_kernels.layers import KeysValues, Layers, LayerWeights, Stack, Step, is_worth_narrowing
 
 _ADDRESS, _COUNT = ctypes.c_void_p, ctypes.c_int64
 
@@ -62,12 +62,16 @@ class _Step(ctypes.Structure):
 
 
 class NativeLayers:
-    """A stack whose weights are all packed by this library, of one dtype, its head width a multiple of 16."""
+    """A stack whose weights are all packed by this library, of one dtype, its head width a multiple of 16.
 
-    def __init__(self, library: ctypes.CDLL, stack: Stack) -> None:
+    Over pools of another dtype, fp8, it is `plain`.
+    """
+
+    def __init__(self, library: ctypes.CDLL, stack: Stack, plain: Layers) -> None:
         self._run = library.gemline_layers
         self._run.argtypes = (_ADDRESS, _ADDRESS, _ADDRESS, _COUNT, _ADDRESS, _ADDRESS)
         self._run.restype = None
+        self._plain = plain
         self._stack = stack  # keeps alive what the structures point to
         self._model = _Model()
         self._pools: Sequence[KeysValues] = ()
@@ -75,6 +79,8 @@ class NativeLayers:
 
     def __call__(self, residual_TD: torch.Tensor, step: Step, pools: Sequence[KeysValues], /) -> torch.Tensor:
         """As `Layers` says."""
+        if pools[0].keys.dtype is not residual_TD.dtype:
+            return self._plain(residual_TD, step, pools)
         if pools is not self._pools:
             self._bind(pools)
         is_narrow = is_worth_narrowing(step)
@@ -118,7 +124,8 @@ class NativeLayers:
             stack.rope_table.sin_PK.data_ptr(),
             stack.eps,
         )
-        self._addresses = (_ADDRESS * (2 * len(pools)))(*(part.data_ptr() for pool in pools for part in pool))
+        parts = [part for pool in pools for part in (pool.keys, pool.values)]
+        self._addresses = (_ADDRESS * len(parts))(*(part.data_ptr() for part in parts))
         self._layers, self._pools = layers, pools  # kept as long as their addresses are
 
 

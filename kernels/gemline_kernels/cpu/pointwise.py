@@ -4,7 +4,9 @@ import ctypes
 
 import torch
 
+from gemline_kernels import reference
 from gemline_kernels.backend import Normed, RopeTable
+from gemline_kernels.scales import UNSCALED, Scales
 
 _ADDRESS, _COUNT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
@@ -67,8 +69,13 @@ class NativePointwise:
         values_NSGK: torch.Tensor,
         slots_T: torch.Tensor,
         num_heads: int,
+        scales: Scales = UNSCALED,
     ) -> torch.Tensor:
-        """The rotated query_THK; the rotated keys and the values go into the pool."""
+        """The rotated query_THK; the rotated keys and the values go into the pool. One of fp8 is left to reference."""
+        if keys_NSGK.dtype is not projected_TMK.dtype:
+            return reference.rope_write(
+                projected_TMK, table, positions_T, keys_NSGK, values_NSGK, slots_T, num_heads, scales
+            )
         num_rows, num_parts, width = projected_TMK.shape
         query_THK = projected_TMK.new_empty((num_rows, num_heads, width))
         self._rope_write(

@@ -13,6 +13,7 @@ import triton
 from gemline_kernels import reference
 from gemline_kernels.gpu.device import decode_attention, decode_plan, prefill_attention
 from gemline_kernels.gpu.support import is_max_free, num_processors, upload
+from gemline_kernels.scales import UNSCALED, Scales
 
 _DECODE_TILE = 32  # positions at most; no more than a block has
 _PREFILL_TILE_VALUES = 8192  # of keys at most: with more, heads of width 256 do not fit into registers
@@ -67,16 +68,6 @@ class Shape(NamedTuple):
             "CAP": self.cap,
             "STAGES": num_stages,
         }
-
-
-class Scales(NamedTuple):
-    """What stored keys and values are to be multiplied by: 1, but for fp8."""
-
-    key: float
-    value: float
-
-
-UNSCALED = Scales(1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +168,8 @@ def decode(
         plan.items,
         partial_out,
         partial_sum,
-        scale * scales.key,
-        scales.value,
+        scale * scales.keys,
+        scales.values,
         table_BP.shape[1],
         **shape.decode_constants(),
         **DECODE_OPTIONS,
@@ -219,8 +210,8 @@ def prefill(
         sequences.context_len,
         sequences.prefill_items,
         out_THK,
-        scale * scales.key,
-        scales.value,
+        scale * scales.keys,
+        scales.values,
         table_BP.shape[1],
         **shape.prefill_constants(),
         **PREFILL_OPTIONS,
@@ -257,14 +248,16 @@ class StepAttention:
             plan = plan_decode(sequences.decode_len, num_items, block_size, window)
         return cls(sequences, plan, table_BP.to(keys_NSGK.device, torch.int32), window, scale, cap)
 
-    def __call__(self, query_THK: torch.Tensor, keys_NSGK: torch.Tensor, values_NSGK: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, query_THK: torch.Tensor, keys_NSGK: torch.Tensor, values_NSGK: torch.Tensor, scales: Scales = UNSCALED
+    ) -> torch.Tensor:
         """out_THK."""
         out_THK = torch.empty_like(query_THK)
         inputs = (query_THK, keys_NSGK, values_NSGK, self.table_BP, self.sequences)
         if self.plan is not None:
-            decode(*inputs, self.plan, out_THK, window=self.window, scale=self.scale, cap=self.cap)
+            decode(*inputs, self.plan, out_THK, window=self.window, scale=self.scale, cap=self.cap, scales=scales)
         if len(self.sequences.prefill_items):
-            prefill(*inputs, out_THK, window=self.window, scale=self.scale, cap=self.cap)
+            prefill(*inputs, out_THK, window=self.window, scale=self.scale, cap=self.cap, scales=scales)
         return out_THK
 
 
@@ -279,6 +272,7 @@ def paged_attention(
     window: int | None,
     scale: float,
     cap: float | None,
+    scales: Scales = UNSCALED,
 ) -> torch.Tensor:
     """As the reference says; scores without a cap, or with a large one, are left to it."""
     if cap is None or not is_max_free(cap):
@@ -292,11 +286,12 @@ def paged_attention(
             window=window,
             scale=scale,
             cap=cap,
+            scales=scales,
         )
     repeats = query_THK.shape[1] // keys_NSGK.shape[2]
     sequences = Sequences.of(query_start, context_len, repeats, query_THK.device)
     attend = StepAttention.of(sequences, block_table_BP, keys_NSGK, window=window, scale=scale, cap=cap)
-    return attend(query_THK, keys_NSGK, values_NSGK)
+    return attend(query_THK, keys_NSGK, values_NSGK, scales)
 
 
 def num_decode_items(num_sequences: int, num_groups: int, device: torch.device) -> int:

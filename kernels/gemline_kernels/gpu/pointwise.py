@@ -6,6 +6,7 @@ import triton
 from gemline_kernels import reference
 from gemline_kernels.backend import Normed, RopeTable
 from gemline_kernels.gpu.device import pointwise
+from gemline_kernels.scales import UNSCALED, Scales
 
 _GEGLU_COLUMNS = 1024
 _SOFTCAP_COLUMNS = 1024
@@ -76,6 +77,7 @@ def rope_write(
     values_NSGK: torch.Tensor,
     slots_T: torch.Tensor,
     num_heads: int,
+    scales: Scales = UNSCALED,
 ) -> torch.Tensor:
     """`reference.rope_write`; slot -1 is written nowhere."""
     num_rows, num_parts, width = projected_TMK.shape
@@ -89,8 +91,8 @@ def rope_write(
         query_THK,
         keys_NSGK,
         values_NSGK,
-        1.0,
-        1.0,
+        1.0 / scales.keys,
+        1.0 / scales.values,
         HEADS=num_heads,
         GROUPS=(num_parts - num_heads) // 2,
         WIDTH=width,

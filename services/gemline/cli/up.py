@@ -40,6 +40,10 @@ def up(
     quantization: Annotated[
         Literal["none", "int8", "int4", "fp8"], typer.Option(help="of the weights, while they are loaded")
     ] = "none",
+    kv_cache_dtype: Annotated[
+        Literal["auto", "fp8"],
+        typer.Option(help="keys and values; auto: as --dtype; fp8: half of bfloat16's memory"),
+    ] = "auto",
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(help="0: any free one")] = 8080,
     grpc_port: Annotated[int, typer.Option(help="0: any free one")] = 50051,
@@ -109,6 +113,7 @@ def up(
         scale_down_after_s=scale_down_after,
         dtype=dtype,
         quantization=quantization,
+        kv_cache_dtype=kv_cache_dtype,
         host=host,
         http_port=http_port,
         grpc_port=grpc_port,
@@ -211,6 +216,7 @@ async def _first(task: "asyncio.Task[object]", stopped: asyncio.Event) -> None:
 def _print_addresses(ready: "Ready", took_s: float) -> None:
     print(f"\nready after {took_s:.1f} s\n")
     quantized = "" if ready.quantization == "none" else f", {ready.quantization} weights"
+    quantized += "" if ready.kv_dtype == ready.dtype else f", {ready.kv_dtype} keys and values"
     rows = {"HTTP": f"{ready.http}/v1", "gRPC": ready.grpc, "model": f"{ready.model} ({ready.dtype}{quantized})"}
     if ready.api_key:
         rows["API key"] = ready.api_key

@@ -22,6 +22,10 @@ def worker(
     quantization: Annotated[
         Literal["none", "int8", "int4", "fp8"], typer.Option(help="of the weights, while they are loaded")
     ] = "none",
+    kv_cache_dtype: Annotated[
+        Literal["auto", "fp8"],
+        typer.Option(help="keys and values; auto: as --dtype; fp8: half of bfloat16's memory"),
+    ] = "auto",
     kv_blocks: Annotated[int | None, typer.Option(help="KV blocks of the global pool; default: from memory")] = None,
     block_size: Annotated[int, typer.Option(help="tokens in a KV block; 0: what suits the device")] = 0,
     max_batch_tokens: Annotated[int, typer.Option(help="most tokens in one engine step; 0: what suits the device")] = 0,

@@ -65,7 +65,7 @@ def finish_reason(value: pb.FinishReason.ValueType) -> str | None:
 def models(response: pb.ListModelsResponse) -> tuple[Model, ...]:
     """What the caller may ask for."""
     return tuple(
-        Model(model.id, model.context_length, model.revision, model.dtype, model.quantization)
+        Model(model.id, model.context_length, model.revision, model.dtype, model.quantization, model.kv_dtype)
         for model in response.models
     )
 

@@ -134,6 +134,7 @@ class Model:
     revision: str
     dtype: str = ""
     quantization: str = ""
+    kv_dtype: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,9 @@ class ModelCard:
     vocab_size: int
     stop_token_ids: tuple[int, ...]  # end the answer unless ignored
     tokenizer_sha256: str  # of tokenizer.json, hex
-    dtype: str = ""  # of activations, keys and values; empty where nothing is computed
+    dtype: str = ""  # of activations; empty where nothing is computed
     quantization: str = ""  # of the weights; empty where there are none
+    kv_dtype: str = ""  # of keys and values; empty where there are none
     window: int = 0  # positions that local layers keep; 0, here and below: not said
     global_token_bytes: int = 0  # keys and values of a token, in all global layers
     local_token_bytes: int = 0  # in all local layers

@@ -6,12 +6,13 @@ from contextlib import aclosing
 from functools import partial
 
 from gemline.engine.handover import Handover, Positions
-from gemline.engine.kv_form import KvForm, Scales
+from gemline.engine.kv_form import KvForm
 from gemline.engine_host import KvMover
 from gemline.transfer.connection import run_long
 from gemline.transfer.fetch import Fetch
 from gemline.transfer.frames import verify
 from gemline.transfer.inlet import Incoming
+from gemline_kernels.scales import Scales
 
 # Frames on their way into the engine, of up to 4 MiB each; nothing more is read while there are so many.
 _MAX_IMPORTS = 8

@@ -59,7 +59,7 @@ class PrefillClient:
         self._peers: dict[tuple[str, int], _Peer] = {}  # by worker_id and epoch
 
     def pick(self) -> WorkerRecord | None:
-        """The least loaded ready worker of our very model, dtype and quantization included; None when there is none."""
+        """The least loaded ready worker of our very model, dtypes and quantization too; None when there is none."""
         now_s = time.monotonic()
         fit = [
             worker

@@ -18,7 +18,7 @@ from gemline.engine.requests import EngineRequest
 from gemline.engine.roster import UnknownSequence
 from gemline.engine_host import EngineHost
 from gemline.errors import GemlineError, Overloaded
-from gemline.internal.v1.prefill_pb2 import KvLayout, PrefillEnd, PrefillRequest
+from gemline.internal.v1.prefill_pb2 import PrefillEnd, PrefillRequest
 from gemline.rpc.convert import logprobs_from_proto, sampling_to_proto
 from gemline.telemetry import Attributes, Telemetry
 from gemline.transfer.fetch import Fetch
@@ -173,7 +173,6 @@ class RemotePrefill:
     def _message(
         self, worker: WorkerRecord, request: EngineRequest, num_held: int, request_id: str, offer: Offer
     ) -> PrefillRequest:
-        engine = self._host.engine
         return PrefillRequest(
             epoch=worker.epoch,
             request_id=request_id,
@@ -185,9 +184,7 @@ class RemotePrefill:
             num_held_tokens=num_held,
             offer=offer.message,
             wire_dtype=self._settings.wire_dtype,
-            layout=KvLayout(
-                model_revision=engine.revision, dtype=engine.options.dtype, quantization=engine.options.quantization
-            ),
+            layout=self._host.layout,
         )
 
     def _log_failure(self, worker: WorkerRecord, request_id: str, error: Exception) -> None:

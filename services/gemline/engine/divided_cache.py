@@ -37,6 +37,7 @@ class DividedCache:
     def __init__(self, own: KvCache, part: Part, leader: Leader) -> None:
         self.config = part.config
         self.dtype = own.dtype
+        self.scales = own.scales
         self.is_in_this_memory = False
         self._share = CacheShare(own, part, leader.ranks)
         self._parts = [Part(part.config, rank, part.num_ranks) for rank in range(part.num_ranks)]
@@ -75,7 +76,8 @@ class CacheShare:
         shape = (2, len(ask.slots_T), len(self._groups), self._own.config.head_dim)
         found_2TGK = torch.empty(shape, dtype=self._own.dtype, device=self._own.device)
         self._own.gather(ask.layer, ask.slots_T, range(len(self._groups)), found_2TGK)
-        return self._ranks.collect(found_2TGK)
+        # As bytes: collectives know no float8.
+        return [it.view(self._own.dtype) for it in self._ranks.collect(found_2TGK.view(torch.uint8))]
 
     def room(self, ask: Put) -> torch.Tensor:
         """Bytes of a share, 0 yet: all ranks' are of one size, and of the heads that came none is in some."""

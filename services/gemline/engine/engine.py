@@ -14,15 +14,15 @@ from gemline.engine.config import Gemma2Config, LayerKind
 from gemline.engine.events import FailureEvent, Logprobs, PrefillEvent, StepResult, TokenEvent
 from gemline.engine.group import Whole, lead
 from gemline.engine.handover import Handover, Payload, Positions
-from gemline.engine.kv_cache import KvCache, block_bytes
-from gemline.engine.kv_form import KvForm, Scales
+from gemline.engine.kv_cache import DTYPES, block_bytes
+from gemline.engine.kv_form import KvForm
 from gemline.engine.loading import LoadReport, load_model
 from gemline.engine.memory import max_local_blocks
 from gemline.engine.options import EngineOptions
 from gemline.engine.pacing import Load, Pacer
 from gemline.engine.params import SamplingParams
 from gemline.engine.part import Part
-from gemline.engine.pools import pools_of
+from gemline.engine.pools import make_cache
 from gemline.engine.prefix_tree import CacheUse
 from gemline.engine.ranks import Ranks, RanksBroken
 from gemline.engine.requests import EngineRequest, check_request
@@ -75,14 +75,13 @@ class Engine:
     ) -> None:
         """Among `ranks` this is rank 0, and the model its part; the others `follow`."""
         options = options.for_device(model.device.type)
-        dtype = _torch_dtype(options)
         self.config = config
         self.options = options
         self.revision = model_revision
         self.report = report
         part = Part(config) if ranks is None else Part(config, ranks.rank, ranks.size)
-        self.num_blocks = pools_of(part, options, dtype, model.device, ranks)
-        self._cache = KvCache(part.own_config, *self.num_blocks, options.block_size, dtype, model.device)
+        self._cache = make_cache(model, part, options, ranks)
+        self.num_blocks = self._cache.num_blocks
         whole = Whole(self._cache) if ranks is None else lead(model, self._cache, part, ranks)
         self._runner = Runner(model, self._cache, options.max_running, whole.together)
         self._budget = Budget(options.max_batch_tokens, options.max_running)
@@ -179,7 +178,7 @@ class Engine:
 
     def token_bytes(self, kind: LayerKind) -> int:
         """Keys and values of one position in all layers of that kind."""
-        return block_bytes(self.config, kind, 1, _torch_dtype(self.options))
+        return block_bytes(self.config, kind, 1, DTYPES[self.options.cache_dtype])
 
     @property
     def num_queued_tokens(self) -> int:
@@ -222,7 +221,7 @@ class Engine:
 
     def kv_form(self, dtype: str = "", heads: range | None = None) -> KvForm:
         """How keys and values leave and come: without a word as the cache has them. Raises as `KvForm.of` does."""
-        return KvForm.of(self.config, self.options.dtype, dtype, heads)
+        return KvForm.of(self.config, self.options.cache_dtype, dtype, heads)
 
     def export_kv(self, seq_id: int, layer: int, start: int, stop: int) -> memoryview:
         """A copy of the keys then the values of those positions, as the cache has them. Raises as `handover` does."""
@@ -231,8 +230,12 @@ class Engine:
         return payload
 
     def import_kv(self, seq_id: int, layer: int, start: int, stop: int, payload: Payload) -> None:
-        """Writes what another engine's `export_kv` gave into a reserved sequence. Raises as `handover` does."""
-        self.handover.import_kv(seq_id, layer, Positions(start, stop), self.kv_form(), Scales(), payload)
+        """Writes what `export_kv` of an engine with the same scales gave into a reserved sequence.
+
+        Raises as `handover` does.
+        """
+        scales = self._cache.scales[layer]
+        self.handover.import_kv(seq_id, layer, Positions(start, stop), self.kv_form(), scales, payload)
 
     def finish_import(
         self, seq_id: int, token_id: int, logprobs: Logprobs | None = None, num_cached: int = 0
@@ -336,7 +339,3 @@ class Engine:
         if (matcher := sequence.matcher) is not None and matcher.failure is not None:
             return FailureEvent(sequence.seq_id, InvalidRequest.code, matcher.failure, matcher.param)
         return FailureEvent(sequence.seq_id, code, "this request could not be computed")
-
-
-def _torch_dtype(options: EngineOptions) -> torch.dtype:
-    return torch.float32 if options.dtype == "float32" else torch.bfloat16

@@ -10,7 +10,7 @@ from gemline.engine.kv_cache import KvCache
 from gemline.engine.loading import Loaded, load_model
 from gemline.engine.options import EngineOptions
 from gemline.engine.part import Part
-from gemline.engine.pools import pools_of
+from gemline.engine.pools import make_cache
 from gemline.engine.ranks import Leader, Ranks
 from gemline.engine.shared_sampling import Vocabulary
 
@@ -39,8 +39,7 @@ def follow_with(loaded: Loaded, ranks: Ranks) -> None:
     """The same with a part that is loaded."""
     model, options, config = loaded.model, loaded.options, loaded.model.config
     part = Part(config, ranks.rank, ranks.size)
-    num_blocks = pools_of(part, options, model.dtype, model.device, ranks)
-    cache = KvCache(part.own_config, *num_blocks, options.block_size, model.dtype, model.device)
+    cache = make_cache(model, part, options, ranks)
     share = CacheShare(cache, part, ranks)
     member = Member(model, cache, Vocabulary(config.vocab_size, part.tokens, ranks))
     while (ask := ranks.hear()) is not None:

@@ -8,15 +8,16 @@ import torch
 from numpy.typing import NDArray
 
 from gemline.engine.config import Gemma2Config
-from gemline.engine.kv_form import FLOAT8, KvForm, Scales
+from gemline.engine.kv_cache import DTYPES
+from gemline.engine.kv_form import FLOAT8, KvForm
 from gemline.engine.roster import Roster, UnknownSequence
 from gemline.engine.sequence import Sequence, Status
 from gemline.errors import InternalError
+from gemline_kernels.reference import stored
+from gemline_kernels.scales import FLOAT8_MAX, UNSCALED, Scales
 
 Payload = bytes | bytearray | memoryview
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, FLOAT8: torch.float8_e4m3fn}
-_FLOAT8_MAX = 448.0
 _LEAST_SCALE = 2.0**-126  # the least normal float32: what is smaller would be divided by 0
 
 
@@ -32,6 +33,7 @@ class KvStore(Protocol):
 
     config: Gemma2Config
     dtype: torch.dtype
+    scales: tuple[Scales, ...]  # of each layer
 
     @property
     def is_in_this_memory(self) -> bool:
@@ -121,7 +123,7 @@ def _export(cache: KvStore, sequence: Sequence, layer: int, at: Positions, form:
         _check_computed(sequence, at)
         entries, slots = table.ids(), table.slots(*at)
         _check_computed(sequence, at)
-        scales = _gather(cache, layer, slots, form, out) if slots else Scales()
+        scales = _gather(cache, layer, slots, form, out) if slots else UNSCALED
         if table.ids() is entries and table.slots(*at) == slots:
             return scales
 
@@ -148,36 +150,43 @@ def _check_computed(sequence: Sequence, at: Positions) -> None:
 def _gather(cache: KvStore, layer: int, slots: list[int], form: KvForm, out: memoryview) -> Scales:
     slots_T = torch.tensor(slots, dtype=torch.int64)
     # numpy holds on to the buffer: with torch's own frombuffer the memory could be unmapped while it is written to.
-    out_2TGK = torch.from_numpy(np.frombuffer(out, dtype=np.uint8)).view(_DTYPES[form.dtype])
+    out_2TGK = torch.from_numpy(np.frombuffer(out, dtype=np.uint8)).view(DTYPES[form.dtype])
     out_2TGK = out_2TGK.view(2, len(slots), len(form.heads), form.head_dim)
     if out_2TGK.dtype == cache.dtype:
         cache.gather(layer, slots_T, form.heads, out_2TGK)
-        return Scales()
+        return cache.scales[layer]
     found_2TGK = torch.empty(out_2TGK.shape, dtype=cache.dtype)
     cache.gather(layer, slots_T, form.heads, found_2TGK)
     if form.dtype != FLOAT8:
-        out_2TGK.copy_(found_2TGK)
-        return Scales()
+        out_2TGK.copy_(_read(found_2TGK, cache.scales[layer]))
+        return UNSCALED
     return Scales(*(_to_float8(found, out) for found, out in zip(found_2TGK.float(), out_2TGK, strict=True)))
 
 
 def _scatter(cache: KvStore, layer: int, slots: list[int], form: KvForm, scales: Scales, payload: Payload) -> None:
-    data = np.frombuffer(payload, dtype=np.uint8)
-    if _DTYPES[form.dtype] != cache.dtype:
-        data = _converted(data, form, scales, cache.dtype)
+    data, own = np.frombuffer(payload, dtype=np.uint8), cache.scales[layer]
+    if DTYPES[form.dtype] != cache.dtype or (form.dtype == FLOAT8 and scales != own):
+        data = _converted(data, form, scales, cache.dtype, own)
     slots_T = torch.tensor(slots, dtype=torch.int64)
     cache.scatter(layer, slots_T, form.heads, data.reshape(2, len(slots), len(form.heads), -1))
 
 
 def _to_float8(found_TGK: torch.Tensor, out_TGK: torch.Tensor) -> float:
     """Fills `out_TGK` and gives its scale, a float32: the largest value becomes float8's largest."""
-    scale = (found_TGK.abs().amax() / _FLOAT8_MAX).clamp(min=_LEAST_SCALE)
-    out_TGK.copy_((found_TGK / scale).clamp(-_FLOAT8_MAX, _FLOAT8_MAX))
-    return float(scale)
+    scale = float((found_TGK.abs().amax() / FLOAT8_MAX).clamp(min=_LEAST_SCALE))
+    out_TGK.copy_(stored(found_TGK, out_TGK.dtype, scale))
+    return scale
 
 
-def _converted(data: NDArray[np.uint8], form: KvForm, scales: Scales, dtype: torch.dtype) -> NDArray[np.uint8]:
-    both = torch.from_numpy(data.copy()).view(_DTYPES[form.dtype]).float().view(2, -1)
-    if form.dtype == FLOAT8:
-        both *= torch.tensor(scales, dtype=torch.float32)[:, None]
-    return both.to(dtype).view(torch.uint8).numpy()
+def _converted(
+    data: NDArray[np.uint8], form: KvForm, scales: Scales, dtype: torch.dtype, own: Scales
+) -> NDArray[np.uint8]:
+    """Bytes of a frame as those of a cache with scales of its own."""
+    both = _read(torch.from_numpy(data.copy()).view(DTYPES[form.dtype]).view(2, -1), scales)
+    parts = [stored(part, dtype, scale) for part, scale in zip(both, own, strict=True)]
+    return torch.stack(parts).view(torch.uint8).numpy()
+
+
+def _read(both: torch.Tensor, scales: Scales) -> torch.Tensor:
+    """Keys, then values, float32, of what is stored with those scales: 1 but for float8."""
+    return both.float() * torch.tensor(scales, dtype=torch.float32).view(2, *[1] * (both.dim() - 1))

@@ -1,12 +1,19 @@
 """The keys and values of all layers, in two pools of blocks: global layers and local ones. Knows no block's owner."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gemline.engine.blocks import BlockCounts
 from gemline.engine.config import Gemma2Config, LayerKind
+from gemline.engine.kv_form import FLOAT8
 from gemline_kernels.layers import KeysValues
 from gemline_kernels.reference import write_kv
+from gemline_kernels.scales import UNSCALED, Scales
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, FLOAT8: torch.float8_e4m3fn}  # by `KvForm`'s names
 
 
 def block_bytes(config: Gemma2Config, kind: LayerKind, block_size: int, dtype: torch.dtype) -> int:
@@ -26,38 +33,44 @@ class KvCache:
         block_size: int,
         dtype: torch.dtype,
         device: torch.device | None = None,
+        scales: Sequence[Scales] = (),
     ) -> None:
+        """`scales`: of each layer, of a cache of float8_e4m3fn; without them all are 1."""
         self.config = config
         self.block_size = block_size
         self.dtype = dtype
+        self.scales = tuple(scales) or (UNSCALED,) * config.num_hidden_layers
+        self.num_blocks = BlockCounts(num_global_blocks, num_local_blocks)
         num_blocks = {LayerKind.GLOBAL: num_global_blocks, LayerKind.LOCAL: num_local_blocks}
         self.pools = tuple(
-            KeysValues(*torch.empty((2, *self._pool_shape(num_blocks[kind])), dtype=dtype, device=device))
-            for kind in config.layer_kinds
+            KeysValues(both[0], both[1], of_layer)
+            for kind, of_layer in zip(config.layer_kinds, self.scales, strict=True)
+            for both in (torch.empty((2, *self._pool_shape(num_blocks[kind])), dtype=dtype, device=device),)
         )  # of each layer
 
     def layer(self, layer: int) -> KeysValues:
-        """The whole pool of one layer: keys_NSGK and values_NSGK, to be written through."""
+        """The whole pool of one layer: keys_NSGK and values_NSGK, to be written through, and their scales."""
         return self.pools[layer]
 
     def write(self, layer: int, slots_T: torch.Tensor, keys_TGK: torch.Tensor, values_TGK: torch.Tensor) -> None:
-        """Puts one token's keys and values, on whatever device, into each slot, cast to the cache's dtype."""
-        keys_NSGK, values_NSGK = self.pools[layer]
+        """Puts one token's keys and values, on whatever device, into each slot, as the cache stores them."""
+        keys_NSGK, values_NSGK, scales = self.pools[layer]
         device = keys_NSGK.device
-        write_kv(keys_TGK.to(device), values_TGK.to(device), keys_NSGK, values_NSGK, slots_T.to(device))
+        write_kv(keys_TGK.to(device), values_TGK.to(device), keys_NSGK, values_NSGK, slots_T.to(device), scales)
 
     def read(self, layer: int, slots_T: torch.Tensor) -> KeysValues:
-        """Copies of the keys_TGK and values_TGK in those slots."""
-        keys_NSGK, values_NSGK = self.pools[layer]
+        """Copies of the keys_TGK and values_TGK in those slots, as they are stored."""
+        keys_NSGK, values_NSGK, scales = self.pools[layer]
         at = slots_T.to(keys_NSGK.device)
-        return KeysValues(keys_NSGK.flatten(0, 1).index_select(0, at), values_NSGK.flatten(0, 1).index_select(0, at))
+        keys_TGK, values_TGK = (pool.flatten(0, 1).index_select(0, at) for pool in (keys_NSGK, values_NSGK))
+        return KeysValues(keys_TGK, values_TGK, scales)
 
     def gather(self, layer: int, slots_T: torch.Tensor, heads: range, out_2TGK: torch.Tensor) -> None:
         """Copies the keys, then the values, in those slots and of those KV heads into a tensor of the cache's dtype.
 
         To a tensor where the cache is each byte is copied once.
         """
-        for pool_NSGK, out_TGK in zip(self.pools[layer], out_2TGK, strict=True):
+        for pool_NSGK, out_TGK in zip(self.pools[layer][:2], out_2TGK, strict=True):
             rows = pool_NSGK.flatten(0, 1)[:, heads.start : heads.stop]
             if rows.device == out_TGK.device:
                 torch.index_select(rows, 0, slots_T.to(rows.device), out=out_TGK)
@@ -72,7 +85,7 @@ class KvCache:
         `data_2TGK` holds them as bytes in the cache's dtype, wherever they begin; a tensor is where the cache
         is. Each byte is copied once where the cache is in this memory.
         """
-        for pool_NSGK, data_TGK in zip(self.pools[layer], data_2TGK, strict=True):
+        for pool_NSGK, data_TGK in zip(self.pools[layer][:2], data_2TGK, strict=True):
             rows = pool_NSGK.flatten(0, 1)[:, heads.start : heads.stop].view(torch.uint8)
             if rows.is_cpu:  # torch's index_copy_ takes two to three times as long
                 rows.numpy()[slots_T.numpy()] = data_TGK

@@ -1,20 +1,13 @@
 """How keys and values of a sequence look outside a cache: which KV heads, in which dtype. Knows no torch."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Self
 
 from gemline.engine.config import Gemma2Config
 from gemline.errors import InvalidRequest
 
 FLOAT8 = "float8_e4m3"
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, FLOAT8: 1}
-
-
-class Scales(NamedTuple):
-    """What float8 keys and values are multiplied by to be read; 1 in the other dtypes."""
-
-    keys: float = 1.0
-    values: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,13 +35,15 @@ class LoadReport:
     backend: str
     dtype: str
     quantization: str
+    kv_dtype: str  # of keys and values
     num_weight_bytes: int  # packed
     duration_s: float
 
     def __str__(self) -> str:
         weights = "" if self.quantization == "none" else f", {self.quantization} weights"
         size = f"{self.num_weight_bytes / 2**20:.1f} MiB"
-        return f"backend {self.backend}, {self.dtype}{weights}, {size} packed in {self.duration_s:.2f} s"
+        keys_values = "" if self.kv_dtype == self.dtype else f", {self.kv_dtype} keys and values"
+        return f"backend {self.backend}, {self.dtype}{weights}{keys_values}, {size} packed in {self.duration_s:.2f} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +79,20 @@ def load_model(
         raise ConfigurationError(f"{model_dir}: {error}") from None
     if options.quantization == "fp8" and backend.device.type == "cpu":
         _log.warning("fp8 weights are slow on a CPU, which makes them float32 for each product: int8 is for speed")
+    if options.kv_dtype == "fp8" and backend.device.type == "cpu":
+        _log.warning("fp8 keys and values are slow on a CPU, which makes them float32 for each step: they save memory")
     options = replace(options, dtype=dtype)
     _log.info("%s: %s", model_dir, _plan(config, options, backend.device, ranks))
     _check(backend, dtype, options.quantization, config)
     model = Gemma2Model(config, weights, getattr(torch, dtype), backend, options.quantization, ranks)
     give_back_freed_memory()
     report = LoadReport(
-        backend.name, dtype, options.quantization, model.weights.num_bytes, round(time.perf_counter() - begun_s, 3)
+        backend.name,
+        dtype,
+        options.quantization,
+        options.cache_dtype,
+        model.weights.num_bytes,
+        round(time.perf_counter() - begun_s, 3),
     )
     _log.info("%s: %s", model_dir, report)
     if told := str(weights.repacking):

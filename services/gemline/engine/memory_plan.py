@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from gemline.engine.blocks import BlockCounts
 from gemline.engine.config import Gemma2Config, LayerKind
 from gemline.engine.footprint import CacheForm, Footprint, WeightForm
+from gemline.engine.kv_form import FLOAT8
 from gemline.engine.memory import size_pools
 from gemline.engine.options import EngineOptions
 from gemline.errors import ConfigurationError
 
 _GIB = 2**30
-_FORMS: dict[str, CacheForm] = {"float32": "f32", "bfloat16": "bf16"}
+_FORMS: dict[str, CacheForm] = {"float32": "f32", "bfloat16": "bf16", FLOAT8: "fp8"}
 _SMALLER: tuple[WeightForm, ...] = ("fp8", "int8", "int4")
 _DEGREES = (2, 4, 8)
 
@@ -37,7 +38,7 @@ class MemoryPlan:
         pools = self.pool_bytes
         return (
             f"memory{parts}: {_size(self.footprint.weight_bytes)} {self.footprint.weights} weights"
-            f" of {_size(self.free_bytes)} free; keys and values of"
+            f" of {_size(self.free_bytes)} free; {self.footprint.cache} keys and values of"
             f" {self.blocks.num_global * self.block_size} tokens in global layers ({_size(pools[LayerKind.GLOBAL])}),"
             f" {self.blocks.num_local * self.block_size} in local ones ({_size(pools[LayerKind.LOCAL])})"
         )
@@ -69,7 +70,7 @@ def plan_memory(
 def _footprint(config: Gemma2Config, options: EngineOptions, num_ranks: int) -> Footprint:
     dtype = _FORMS[options.dtype]
     weights: WeightForm = dtype if options.quantization == "none" else options.quantization
-    return Footprint(config, weights, dtype, num_ranks)
+    return Footprint(config, weights, _FORMS[options.cache_dtype], num_ranks)
 
 
 def _pools(footprint: Footprint, options: EngineOptions, free_bytes: int, *, is_gpu: bool) -> BlockCounts:
@@ -80,7 +81,7 @@ def _pools(footprint: Footprint, options: EngineOptions, free_bytes: int, *, is_
 
 
 def _what_would(footprint: Footprint, options: EngineOptions, free_bytes: int, *, is_gpu: bool) -> list[str]:
-    """Smaller weights on as many ranks; then more ranks, where each has a GPU of its own."""
+    """Smaller weights on as many ranks; then more ranks, where each has a GPU of its own; smaller keys and values."""
     found: list[str] = []
     others = {f"--quantization {form}": replace(footprint, weights=form) for form in _SMALLER}
     if is_gpu:
@@ -90,6 +91,11 @@ def _what_would(footprint: Footprint, options: EngineOptions, free_bytes: int, *
             _pools(other, options, free_bytes, is_gpu=is_gpu)
             if other.weight_bytes < footprint.weight_bytes:
                 found.append(f"{name} ({_size(other.weight_bytes)})")
+    narrow = replace(footprint, cache="fp8")
+    with suppress(ConfigurationError):
+        _pools(narrow, options, free_bytes, is_gpu=is_gpu)
+        context = footprint.config.max_position_embeddings
+        found.append(f"--kv-cache-dtype fp8 ({_size(narrow.sequence_bytes(context))} for the context)")
     return found
 
 

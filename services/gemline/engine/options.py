@@ -3,8 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Literal, Self, get_args
 
+from gemline.engine.kv_form import FLOAT8
 from gemline.errors import ConfigurationError
 
+KvDtype = Literal["auto", "fp8"]  # of keys and values in a cache
 Quantization = Literal["none", "int8", "int4", "fp8"]  # of the weight matrices
 
 DTYPES = ("auto", "float32", "bfloat16")
@@ -19,8 +21,9 @@ _OF_GPU = {"block_size": 64, "max_batch_tokens": 2048, "max_running": 256}
 class EngineOptions:
     """Raises ConfigurationError, which names the option and its value, when one cannot be used."""
 
-    dtype: str = "float32"  # of weights, activations, keys and values; auto: what suits checkpoint and machine
+    dtype: str = "float32"  # of weights and activations; auto: what suits checkpoint and machine
     quantization: Quantization = "none"
+    kv_dtype: KvDtype = "auto"  # of keys and values; auto: as dtype
     num_kv_blocks: int | None = None  # blocks of the global pool; None: from the memory that is free at start
     block_size: int = 0  # positions in a block; 0, here and below: what suits the device
     max_batch_tokens: int = 0  # of one step, decode and prefill together
@@ -43,6 +46,10 @@ class EngineOptions:
         if self.quantization not in get_args(Quantization):
             names = ", ".join(get_args(Quantization))
             raise ConfigurationError(f"quantization must be one of {names}, is {self.quantization!r}")
+        if self.kv_dtype not in get_args(KvDtype):
+            raise ConfigurationError(
+                f"kv_dtype must be one of {', '.join(get_args(KvDtype))}, is {self.kv_dtype!r}", param="kv_dtype"
+            )
         for name in (*_POSITIVE, *_POSITIVE_OR_NONE):
             value = getattr(self, name)
             if value is None and name in _POSITIVE_OR_NONE:
@@ -58,6 +65,11 @@ class EngineOptions:
                 raise ConfigurationError(
                     f"{name} must be a whole number of at least 1, or 0 for what suits the device, is {value!r}"
                 )
+
+    @property
+    def cache_dtype(self) -> str:
+        """Of keys and values, by `KvForm`'s names; "auto" only where dtype is."""
+        return FLOAT8 if self.kv_dtype == "fp8" else self.dtype
 
     def for_device(self, kind: str) -> Self:
         """The same with every size decided; `kind` is torch's name of the device's type."""

@@ -1,25 +1,36 @@
-"""How large the pools of keys and values are, on every rank alike: a block's number means the same on each."""
+"""A model's cache: how large its pools are, on every rank alike, as a block's number means the same on each."""
 
 import torch
 
 from gemline.engine.blocks import BlockCounts
-from gemline.engine.config import LayerKind
-from gemline.engine.kv_cache import block_bytes
+from gemline.engine.config import Gemma2Config, LayerKind
+from gemline.engine.kv_cache import DTYPES, KvCache, block_bytes
+from gemline.engine.kv_scales import Forward, measure_scales
 from gemline.engine.memory import free_memory_bytes, size_pools
 from gemline.engine.options import EngineOptions
 from gemline.engine.part import Part
 from gemline.engine.ranks import Ranks
 
 
-def pools_of(
-    part: Part, options: EngineOptions, dtype: torch.dtype, device: torch.device, ranks: Ranks | None
+def make_cache(model: Forward, part: Part, options: EngineOptions, ranks: Ranks | None) -> KvCache:
+    """For that part of the model, which is asked for its scales where they are needed. All ranks ask at a time.
+
+    Nothing in `options` is left to choose. Raises ConfigurationError as `size_pools`, CheckpointError as
+    `measure_scales`.
+    """
+    config, dtype = part.own_config, DTYPES[options.cache_dtype]
+    scales = measure_scales(model, config, options, ranks) if options.kv_dtype == "fp8" else ()
+    blocks = _num_blocks(config, options, dtype, model.device, ranks)
+    return KvCache(config, *blocks, options.block_size, dtype, model.device, scales)
+
+
+def _num_blocks(
+    config: Gemma2Config, options: EngineOptions, dtype: torch.dtype, device: torch.device, ranks: Ranks | None
 ) -> BlockCounts:
-    """The blocks of both pools, by the rank that has least memory free. Raises ConfigurationError as `size_pools`."""
-    per_block = (
-        block_bytes(part.own_config, kind, options.block_size, dtype) for kind in (LayerKind.GLOBAL, LayerKind.LOCAL)
-    )
+    """Of both pools, by the rank that has least memory free."""
+    per_block = (block_bytes(config, kind, options.block_size, dtype) for kind in (LayerKind.GLOBAL, LayerKind.LOCAL))
     free_bytes = least_free_bytes(options, device, ranks)
-    return size_pools(options, part.own_config, BlockCounts(*per_block), free_bytes, is_gpu=device.type != "cpu")
+    return size_pools(options, config, BlockCounts(*per_block), free_bytes, is_gpu=device.type != "cpu")
 
 
 def least_free_bytes(options: EngineOptions, device: torch.device, ranks: Ranks | None) -> int:

@@ -102,7 +102,7 @@ def _read(cache: KvCache, layer: int, table_P: torch.Tensor, start: int, stop: i
     """The sum of (token + 1) * (position + 2); exact, as float32 holds whole numbers up to 2**24."""
     positions_T = torch.arange(start, stop)
     slots_T = table_P[positions_T // cache.block_size] * cache.block_size + positions_T % cache.block_size
-    keys_TGK, values_TGK = cache.read(layer, slots_T)
+    keys_TGK, values_TGK, _ = cache.read(layer, slots_T)
     return int((keys_TGK[:, 0, 0] * (values_TGK[:, 0, 0] + 1)).sum())
 
 

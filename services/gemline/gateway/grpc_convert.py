@@ -133,6 +133,7 @@ def model(card: ModelCard) -> pb.Model:
         revision=card.revision,
         dtype=card.dtype,
         quantization=card.quantization,
+        kv_dtype=card.kv_dtype,
     )
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from gemline.engine.events import FailureEvent, TokenEvent
 from gemline.engine.handover import Handover, Positions
-from gemline.engine.kv_form import KvForm, Scales
+from gemline.engine.kv_form import KvForm
 from gemline.engine.roster import UnknownSequence
 from gemline.engine_host import KvMover
 from gemline.errors import DeadlineExceeded, from_code
@@ -20,6 +20,7 @@ from gemline.transfer.connection import run_long
 from gemline.transfer.frames import KvHeader, KvRange, seal
 from gemline.transfer.outlet import Outlet
 from gemline.transfer.send import ranges_of_chunk
+from gemline_kernels.scales import Scales
 
 T = TypeVar("T")
 

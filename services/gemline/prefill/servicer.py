@@ -89,4 +89,4 @@ class Servicer:
 
 
 def _describe(layout: KvLayout) -> str:
-    return f"{layout.model_revision[:12]}/{layout.dtype}/{layout.quantization}"
+    return f"{layout.model_revision[:12]}/{layout.dtype}/{layout.quantization}/{layout.kv_dtype}"

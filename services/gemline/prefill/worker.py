@@ -66,10 +66,7 @@ class PrefillWorker:
     @property
     def layout(self) -> KvLayout:
         """Of the keys and values it sends."""
-        engine = self._host.engine
-        return KvLayout(
-            model_revision=engine.revision, dtype=engine.options.dtype, quantization=engine.options.quantization
-        )
+        return self._host.layout
 
     async def start(self, context: WorkerContext) -> None:
         """Loads the model. Raises the ConfigurationError that says why it cannot."""

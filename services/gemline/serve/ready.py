@@ -28,8 +28,9 @@ class Ready:
     redis_url: str
     log_dir: str
     processes: tuple[ProcessInfo, ...]
-    dtype: str = ""  # of activations, keys and values
+    dtype: str = ""  # of activations
     quantization: str = ""  # of the weights
+    kv_dtype: str = ""  # of keys and values
     admin: str = ""  # URL of the admin API; empty: there is none
     admin_key: str = ""  # empty when the operator brought one
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from gemline.cluster.records import Role
-from gemline.engine.options import Quantization
+from gemline.engine.options import KvDtype, Quantization
 from gemline.errors import ConfigurationError
 from gemline.rpc.tls_files import TlsFiles, internal_files
 from gemline.serve.autoscaling import Scaling
@@ -35,6 +35,7 @@ class WorkerSettings:
     metrics_port: int = 0
     dtype: str = "auto"
     quantization: Quantization = "none"
+    kv_cache_dtype: KvDtype = "auto"
     kv_blocks: int | None = None  # None: from free memory
     block_size: int = 0  # 0, here and in the next two: what suits the device
     max_batch_tokens: int = 0
@@ -120,6 +121,7 @@ class StackSettings:
     scale_down_after_s: float = 60.0
     dtype: str = "auto"
     quantization: Quantization = "none"
+    kv_cache_dtype: KvDtype = "auto"
     host: str = "127.0.0.1"
     http_port: int = 8080
     grpc_port: int = 50051
@@ -197,6 +199,7 @@ class StackSettings:
             bind=self.host,
             dtype=self.dtype,
             quantization=self.quantization,
+            kv_cache_dtype=self.kv_cache_dtype,
             kv_blocks=self.kv_blocks,
             max_batch_tokens=self.max_batch_tokens,
             max_running=self.max_running,

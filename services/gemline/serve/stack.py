@@ -108,6 +108,7 @@ class Stack:
             ),
             dtype=next(it.model.dtype for it in records if it.role is Role.DECODE),
             quantization=next(it.model.quantization for it in records if it.role is Role.DECODE),
+            kv_dtype=next(it.model.kv_dtype for it in records if it.role is Role.DECODE),
             admin=gateway.admin,
             admin_key="" if settings.admin_key else admin_key,
         )
@@ -185,7 +186,8 @@ def _computing(record: WorkerRecord) -> str:
     if not record.backend:
         return ""
     weights = "" if record.model.quantization == "none" else f", {record.model.quantization} weights"
-    return f": {record.model.dtype}{weights}, backend {record.backend}"
+    cache = "" if record.model.kv_dtype == record.model.dtype else f", {record.model.kv_dtype} keys and values"
+    return f": {record.model.dtype}{weights}{cache}, backend {record.backend}"
 
 
 def _count_words(counts: Mapping[Role, int]) -> list[str]:

@@ -28,6 +28,7 @@ def build_worker(settings: WorkerSettings) -> Worker:
     engine = EngineOptions(
         dtype=settings.dtype,
         quantization=settings.quantization,
+        kv_dtype=settings.kv_cache_dtype,
         num_kv_blocks=settings.kv_blocks,
         block_size=settings.block_size,
         max_batch_tokens=settings.max_batch_tokens,

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from gemline.engine.kv_form import Scales
 from gemline.errors import InternalError
 from gemline.internal.v1 import prefill_pb2
 from gemline.internal.v1.prefill_pb2 import FrameHeader
 from gemline.transfer.checksum import Buffer, checksum
+from gemline_kernels.scales import Scales
 
 # The best size measured for gRPC: smaller frames pay per message, larger ones stall the event loop.
 MAX_PAYLOAD_BYTES = 4 * 1024 * 1024

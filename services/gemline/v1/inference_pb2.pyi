@@ -1013,6 +1013,7 @@ class Model(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
     QUANTIZATION_FIELD_NUMBER: _builtins.int
+    KV_DTYPE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is the name to ask for it by."""
     context_length: _builtins.int
@@ -1023,6 +1024,8 @@ class Model(_message.Message):
     """dtype it computes in: "float32" or "bfloat16"."""
     quantization: _builtins.str
     """quantization of its weights: "none", "int8" or "int4"."""
+    kv_dtype: _builtins.str
+    """kv_dtype of its keys and values: as dtype, or "float8_e4m3"."""
     def __init__(
         self,
         *,
@@ -1031,10 +1034,11 @@ class Model(_message.Message):
         revision: _builtins.str = ...,
         dtype: _builtins.str = ...,
         quantization: _builtins.str = ...,
+        kv_dtype: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "dtype", b"dtype", "id", b"id", "quantization", b"quantization", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "dtype", b"dtype", "id", b"id", "kv_dtype", b"kv_dtype", "quantization", b"quantization", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

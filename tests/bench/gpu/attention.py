@@ -64,7 +64,7 @@ class Inputs:
         out_THK = torch.empty_like(self.query_THK)
         shape = self.shape
         attention.decode(
-            self.query_THK, *self.pool, self.table_BP, self.sequences, plan, out_THK,
+            self.query_THK, self.pool.keys, self.pool.values, self.table_BP, self.sequences, plan, out_THK,
             window=shape.window, scale=shape.model.scale, cap=CAP,
         )  # fmt: skip
         return out_THK
@@ -74,7 +74,7 @@ class Inputs:
         out_THK = torch.empty_like(self.query_THK)
         shape = self.shape
         attention.prefill(
-            self.query_THK, *self.pool, self.table_BP, self.sequences, out_THK,
+            self.query_THK, self.pool.keys, self.pool.values, self.table_BP, self.sequences, out_THK,
             window=shape.window, scale=shape.model.scale, cap=CAP,
         )  # fmt: skip
         return out_THK

@@ -219,6 +219,7 @@ class ModelAnswer(Answer):
     revision: str
     dtype: str
     quantization: str
+    kv_dtype: str
 
 
 class ModelList(Answer):

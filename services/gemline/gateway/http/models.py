@@ -42,4 +42,5 @@ def _model(card: ModelCard, created_s: int) -> dict[str, object]:
         "revision": card.revision,
         "dtype": card.dtype,
         "quantization": card.quantization,
+        "kv_dtype": card.kv_dtype,
     }

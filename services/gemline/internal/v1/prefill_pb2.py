@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from gemline.internal.v1 import sampling_pb2 as gemline_dot_internal_dot_v1_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!gemline/internal/v1/prefill.proto\x12\x13gemline.internal.v1\x1a\"gemline/internal/v1/sampling.proto\"\xff\x02\n\x0ePrefillRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x19\n\x11num_prompt_tokens\x18\x04 \x01(\r\x12\x35\n\x08sampling\x18\x05 \x01(\x0b\x32#.gemline.internal.v1.SamplingParams\x12-\n\x06layout\x18\x06 \x01(\x0b\x32\x1d.gemline.internal.v1.KvLayout\x12\x12\n\ncache_salt\x18\x07 \x01(\x0c\x12\x17\n\x0fnum_held_tokens\x18\x08 \x01(\r\x12+\n\x05offer\x18\t \x01(\x0b\x32\x1c.gemline.internal.v1.KvOffer\x12-\n\x05heads\x18\n \x01(\x0b\x32\x1e.gemline.internal.v1.HeadRange\x12\x12\n\nwire_dtype\x18\x0b \x01(\t\x12\x19\n\x11num_public_tokens\x18\x0c \x01(\r\"(\n\tHeadRange\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0c\n\x04stop\x18\x02 \x01(\r\"_\n\x07KvOffer\x12\x34\n\ntransports\x18\x01 \x03(\x0e\x32 .gemline.internal.v1.KvTransport\x12\x0f\n\x07host_id\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\x0c\"G\n\x08KvLayout\x12\x16\n\x0emodel_revision\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x14\n\x0cquantization\x18\x03 \x01(\t\"J\n\x05\x46rame\x12\x30\n\x06header\x18\x01 \x01(\x0b\x32 .gemline.internal.v1.FrameHeader\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"\x9e\x01\n\x0b\x46rameHeader\x12*\n\x02kv\x18\x01 \x01(\x0b\x32\x1c.gemline.internal.v1.KvRangeH\x00\x12.\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1f.gemline.internal.v1.PrefillEndH\x00\x12+\n\x04open\x18\x03 \x01(\x0b\x32\x1b.gemline.internal.v1.KvOpenH\x00\x42\x06\n\x04kind\"\x97\x01\n\x06KvOpen\x12\x33\n\ttransport\x18\x01 \x01(\x0e\x32 .gemline.internal.v1.KvTransport\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x12\n\nlocal_name\x18\x03 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x04 \x01(\x04\x12\x11\n\tnum_slots\x18\x05 \x01(\r\x12\x12\n\nslot_bytes\x18\x06 \x01(\x04\"\x96\x01\n\x07KvRange\x12\r\n\x05layer\x18\x01 \x01(\r\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0c\n\x04stop\x18\x03 \x01(\r\x12\x11\n\tnum_bytes\x18\x04 \x01(\x04\x12\x11\n\tkey_scale\x18\x06 \x01(\x02\x12\x13\n\x0bvalue_scale\x18\x07 \x01(\x02\x12\x0c\n\x04slot\x18\x08 \x01(\r\x12\x10\n\x08\x63hecksum\x18\t \x01(\x07J\x04\x08\x05\x10\x06\"\xd4\x01\n\nPrefillEnd\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12/\n\x08logprobs\x18\x02 \x01(\x0b\x32\x1d.gemline.internal.v1.Logprobs\x12\x12\n\nnum_frames\x18\x03 \x01(\r\x12\x11\n\tnum_bytes\x18\x04 \x01(\x04\x12\x19\n\x11num_cached_tokens\x18\x05 \x01(\r\x12\x14\n\x0ctokens_per_s\x18\x06 \x01(\x01\x12\x11\n\tprefill_s\x18\x07 \x01(\x01\x12\x18\n\x10since_computed_s\x18\x08 \x01(\x01*\x88\x01\n\x0bKvTransport\x12\x1c\n\x18KV_TRANSPORT_UNSPECIFIED\x10\x00\x12\x15\n\x11KV_TRANSPORT_GRPC\x10\x01\x12\x17\n\x13KV_TRANSPORT_SOCKET\x10\x02\x12\x14\n\x10KV_TRANSPORT_SHM\x10\x03\x12\x15\n\x11KV_TRANSPORT_NIXL\x10\x04\x32W\n\x07Prefill\x12L\n\x07Prefill\x12#.gemline.internal.v1.PrefillRequest\x1a\x1a.gemline.internal.v1.Frame0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!gemline/internal/v1/prefill.proto\x12\x13gemline.internal.v1\x1a\"gemline/internal/v1/sampling.proto\"\xff\x02\n\x0ePrefillRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x19\n\x11num_prompt_tokens\x18\x04 \x01(\r\x12\x35\n\x08sampling\x18\x05 \x01(\x0b\x32#.gemline.internal.v1.SamplingParams\x12-\n\x06layout\x18\x06 \x01(\x0b\x32\x1d.gemline.internal.v1.KvLayout\x12\x12\n\ncache_salt\x18\x07 \x01(\x0c\x12\x17\n\x0fnum_held_tokens\x18\x08 \x01(\r\x12+\n\x05offer\x18\t \x01(\x0b\x32\x1c.gemline.internal.v1.KvOffer\x12-\n\x05heads\x18\n \x01(\x0b\x32\x1e.gemline.internal.v1.HeadRange\x12\x12\n\nwire_dtype\x18\x0b \x01(\t\x12\x19\n\x11num_public_tokens\x18\x0c \x01(\r\"(\n\tHeadRange\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0c\n\x04stop\x18\x02 \x01(\r\"_\n\x07KvOffer\x12\x34\n\ntransports\x18\x01 \x03(\x0e\x32 .gemline.internal.v1.KvTransport\x12\x0f\n\x07host_id\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\x0c\"Y\n\x08KvLayout\x12\x16\n\x0emodel_revision\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x14\n\x0cquantization\x18\x03 \x01(\t\x12\x10\n\x08kv_dtype\x18\x04 \x01(\t\"J\n\x05\x46rame\x12\x30\n\x06header\x18\x01 \x01(\x0b\x32 .gemline.internal.v1.FrameHeader\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"\x9e\x01\n\x0b\x46rameHeader\x12*\n\x02kv\x18\x01 \x01(\x0b\x32\x1c.gemline.internal.v1.KvRangeH\x00\x12.\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1f.gemline.internal.v1.PrefillEndH\x00\x12+\n\x04open\x18\x03 \x01(\x0b\x32\x1b.gemline.internal.v1.KvOpenH\x00\x42\x06\n\x04kind\"\x97\x01\n\x06KvOpen\x12\x33\n\ttransport\x18\x01 \x01(\x0e\x32 .gemline.internal.v1.KvTransport\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x12\n\nlocal_name\x18\x03 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x04 \x01(\x04\x12\x11\n\tnum_slots\x18\x05 \x01(\r\x12\x12\n\nslot_bytes\x18\x06 \x01(\x04\"\x96\x01\n\x07KvRange\x12\r\n\x05layer\x18\x01 \x01(\r\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0c\n\x04stop\x18\x03 \x01(\r\x12\x11\n\tnum_bytes\x18\x04 \x01(\x04\x12\x11\n\tkey_scale\x18\x06 \x01(\x02\x12\x13\n\x0bvalue_scale\x18\x07 \x01(\x02\x12\x0c\n\x04slot\x18\x08 \x01(\r\x12\x10\n\x08\x63hecksum\x18\t \x01(\x07J\x04\x08\x05\x10\x06\"\xd4\x01\n\nPrefillEnd\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12/\n\x08logprobs\x18\x02 \x01(\x0b\x32\x1d.gemline.internal.v1.Logprobs\x12\x12\n\nnum_frames\x18\x03 \x01(\r\x12\x11\n\tnum_bytes\x18\x04 \x01(\x04\x12\x19\n\x11num_cached_tokens\x18\x05 \x01(\r\x12\x14\n\x0ctokens_per_s\x18\x06 \x01(\x01\x12\x11\n\tprefill_s\x18\x07 \x01(\x01\x12\x18\n\x10since_computed_s\x18\x08 \x01(\x01*\x88\x01\n\x0bKvTransport\x12\x1c\n\x18KV_TRANSPORT_UNSPECIFIED\x10\x00\x12\x15\n\x11KV_TRANSPORT_GRPC\x10\x01\x12\x17\n\x13KV_TRANSPORT_SOCKET\x10\x02\x12\x14\n\x10KV_TRANSPORT_SHM\x10\x03\x12\x15\n\x11KV_TRANSPORT_NIXL\x10\x04\x32W\n\x07Prefill\x12L\n\x07Prefill\x12#.gemline.internal.v1.PrefillRequest\x1a\x1a.gemline.internal.v1.Frame0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gemline.internal.v1.prefill_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KVTRANSPORT']._serialized_start=1452
-  _globals['_KVTRANSPORT']._serialized_end=1588
+  _globals['_KVTRANSPORT']._serialized_start=1470
+  _globals['_KVTRANSPORT']._serialized_end=1606
   _globals['_PREFILLREQUEST']._serialized_start=95
   _globals['_PREFILLREQUEST']._serialized_end=478
   _globals['_HEADRANGE']._serialized_start=480
@@ -41,17 +41,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KVOFFER']._serialized_start=522
   _globals['_KVOFFER']._serialized_end=617
   _globals['_KVLAYOUT']._serialized_start=619
-  _globals['_KVLAYOUT']._serialized_end=690
-  _globals['_FRAME']._serialized_start=692
-  _globals['_FRAME']._serialized_end=766
-  _globals['_FRAMEHEADER']._serialized_start=769
-  _globals['_FRAMEHEADER']._serialized_end=927
-  _globals['_KVOPEN']._serialized_start=930
-  _globals['_KVOPEN']._serialized_end=1081
-  _globals['_KVRANGE']._serialized_start=1084
-  _globals['_KVRANGE']._serialized_end=1234
-  _globals['_PREFILLEND']._serialized_start=1237
-  _globals['_PREFILLEND']._serialized_end=1449
-  _globals['_PREFILL']._serialized_start=1590
-  _globals['_PREFILL']._serialized_end=1677
+  _globals['_KVLAYOUT']._serialized_end=708
+  _globals['_FRAME']._serialized_start=710
+  _globals['_FRAME']._serialized_end=784
+  _globals['_FRAMEHEADER']._serialized_start=787
+  _globals['_FRAMEHEADER']._serialized_end=945
+  _globals['_KVOPEN']._serialized_start=948
+  _globals['_KVOPEN']._serialized_end=1099
+  _globals['_KVRANGE']._serialized_start=1102
+  _globals['_KVRANGE']._serialized_end=1252
+  _globals['_PREFILLEND']._serialized_start=1255
+  _globals['_PREFILLEND']._serialized_end=1467
+  _globals['_PREFILL']._serialized_start=1608
+  _globals['_PREFILL']._serialized_end=1695
 # @@protoc_insertion_point(module_scope)

@@ -195,22 +195,26 @@ class KvLayout(_message.Message):
     MODEL_REVISION_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
     QUANTIZATION_FIELD_NUMBER: _builtins.int
+    KV_DTYPE_FIELD_NUMBER: _builtins.int
     model_revision: _builtins.str
     """model_revision is the SHA-256 of the checkpoint's config and tensor headers, in hex."""
     dtype: _builtins.str
-    """dtype of the values: "float32" or "bfloat16"."""
+    """dtype they were computed in: "float32" or "bfloat16"."""
     quantization: _builtins.str
     """quantization of the weights they were computed with: "none", "int8" or "int4"."""
+    kv_dtype: _builtins.str
+    """kv_dtype that both caches have: as dtype, or "float8_e4m3"."""
     def __init__(
         self,
         *,
         model_revision: _builtins.str = ...,
         dtype: _builtins.str = ...,
         quantization: _builtins.str = ...,
+        kv_dtype: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "model_revision", b"model_revision", "quantization", b"quantization"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "kv_dtype", b"kv_dtype", "model_revision", b"model_revision", "quantization", b"quantization"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
