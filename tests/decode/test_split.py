@@ -330,8 +330,9 @@ async def test_without_a_prefill_worker_the_decode_worker_prefills(
         lambda card: replace(card, revision="f" * 64),
         lambda card: replace(card, dtype="bfloat16"),
         lambda card: replace(card, quantization="int8"),
+        lambda card: replace(card, kv_dtype="float8_e4m3"),
     ],
-    ids=["revision", "dtype", "quantization"],
+    ids=["revision", "dtype", "quantization", "kv_dtype"],
 )
 async def test_a_prefill_worker_with_other_weights_or_another_precision_is_not_asked(
     split: Split, gateway: HandGateway, redis_url: str, changed: Callable[[ModelCard], ModelCard]

@@ -145,3 +145,65 @@ def test_every_byte_is_copied_once_out_of_a_cache_and_once_into_the_other(heads:
         target.handover.import_kv(here, GLOBAL, at, form, Scales(), slot)
 
     assert max(out[0], back[0]) < slot.nbytes // 20
+
+
+SCALES = Scales(0.03125, 0.125)
+
+
+def moved(
+    source: StillEngine, target: StillEngine, dtype: str = ""
+) -> tuple[bytearray, Scales, torch.Tensor, torch.Tensor]:
+    """Payload and scales of a frame, what it was made of, and what came of it."""
+    there, here, at = source.prefilled(12), target.reserved(12), Positions(0, 12)
+    form = target.form(dtype)
+    payload, scales = export(source, there, at, form)
+    target.handover.import_kv(here, GLOBAL, at, form, scales, payload)
+    return payload, scales, source.contents(there, GLOBAL, range(12)), target.contents(here, GLOBAL, range(12))
+
+
+def fp8_engine(scales: Scales, seed: int) -> StillEngine:
+    return StillEngine(CONFIG, 12, torch.float8_e4m3fn, seed=seed, scales=scales)
+
+
+def test_fp8_caches_of_equal_scales_exchange_their_bytes_as_they_are() -> None:
+    source, target = fp8_engine(SCALES, 1), fp8_engine(SCALES, 2)
+    payload, scales, sent, came = moved(source, target)
+    assert scales == SCALES
+    assert came.equal(sent)
+    assert len(payload) == 12 * 2 * 4 * CONFIG.head_dim
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0, 8.0])
+def test_fp8_caches_of_other_scales_get_the_same_values_by_the_ratio(factor: float) -> None:
+    """To the bit where the ratio is a power of two, but for the smallest values and those beyond a smaller range."""
+    source, target = fp8_engine(SCALES, 1), fp8_engine(Scales(*(factor * it for it in SCALES)), 2)
+    _, scales, sent, came = moved(source, target)
+    assert scales == SCALES
+    for part, mine, scale in zip(came, sent, target.cache.scales[GLOBAL], strict=True):
+        least = scale * 2.0**-6  # from where on all three bits are kept
+        assert part[mine.abs() >= least].equal(mine[mine.abs() >= least])
+        assert ((part - mine).abs() <= scale * 2.0**-10).logical_or(mine.abs() >= least).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_wide_cache_takes_what_an_fp8_one_holds_exactly(dtype: torch.dtype) -> None:
+    source, target = fp8_engine(SCALES, 1), StillEngine(CONFIG, 12, dtype, seed=2)
+    *_, sent, came = moved(source, target, FLOAT8)
+    assert came.float().equal(sent)
+    *_, sent, came = moved(source, target, "bfloat16")
+    assert came.float().equal(sent)
+
+
+@pytest.mark.parametrize("wire", ["bfloat16", FLOAT8])
+def test_an_fp8_cache_takes_a_wide_one_s_values_with_its_own_scales(wire: str) -> None:
+    """Those that are beyond its range become its largest."""
+    source, target = StillEngine(CONFIG, 12, torch.bfloat16, seed=1), fp8_engine(Scales(0.004, 0.125), 2)
+    for pool in source.cache.pools:
+        pool.keys[0] = 1000.0
+    *_, sent, came = moved(source, target, wire)
+    for part, mine, scale in zip(came, sent.float(), target.cache.scales[GLOBAL], strict=True):
+        largest = 448 * scale
+        exact = mine.clamp(-largest, largest)
+        rounding = 2**-3 if wire == FLOAT8 else 2**-4  # twice in fp8
+        steps = scale * 2**-10 + (float(mine.abs().amax()) / 448 * 2**-10 if wire == FLOAT8 else 0.0)
+        assert ((part - exact).abs() <= exact.abs() * rounding + steps).all()

@@ -11,7 +11,7 @@ from gemline.engine.config import LayerKind
 from gemline.engine.engine import Engine
 from gemline.engine.loading import load_model
 from gemline.engine.memory_plan import plan_memory
-from gemline.engine.options import EngineOptions, Quantization
+from gemline.engine.options import EngineOptions, KvDtype, Quantization
 from gemline.errors import ConfigurationError
 from gemline.sizing.models import find_model
 
@@ -20,10 +20,13 @@ LARGE = find_model("27b")
 BFLOAT16 = EngineOptions("bfloat16", block_size=16, max_batch_tokens=512, max_running=8)
 
 
+@pytest.mark.parametrize("kv_dtype", ["auto", "fp8"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("quantization", ["none", "int8", "int4", "fp8"])
-def test_the_plan_is_what_is_taken(dtype: str, quantization: Quantization, caplog: pytest.LogCaptureFixture) -> None:
-    options = EngineOptions(dtype, quantization, num_kv_blocks=200, num_threads=1)
+def test_the_plan_is_what_is_taken(
+    dtype: str, quantization: Quantization, kv_dtype: KvDtype, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = EngineOptions(dtype, quantization, kv_dtype, num_kv_blocks=200, num_threads=1)
     with caplog.at_level(logging.INFO, "gemline"):
         loaded = load_model(SHIPPED, options)
     plan = plan_memory(loaded.model.config, loaded.options, 4 * GIB)
@@ -51,6 +54,19 @@ def test_what_does_not_fit_is_refused_with_what_would(free_gib: int, is_gpu: boo
     print(refused.value)
     assert would in str(refused.value)
     assert "50.71 GiB of bf16 weights, and 2.16 GiB for one context of 8192 tokens, do not fit" in str(refused.value)
+
+
+def test_fp8_keys_and_values_are_named_where_they_would_do() -> None:
+    int4 = replace(BFLOAT16, quantization="int4")
+    with pytest.raises(ConfigurationError, match=r"What would: --kv-cache-dtype fp8 \(1\.08 GiB for the context\)$"):
+        plan_memory(LARGE, int4, 24 * GIB)
+    assert "fp8 keys and values of" in str(plan_memory(LARGE, replace(int4, kv_dtype="fp8"), 24 * GIB))
+
+
+def test_the_same_memory_holds_twice_the_tokens_in_fp8() -> None:
+    many = replace(BFLOAT16, max_running=64)
+    wide, narrow = (plan_memory(LARGE, replace(many, kv_dtype=it), 70 * GIB, is_gpu=True) for it in ("auto", "fp8"))
+    assert narrow.blocks.num_global == pytest.approx(2 * wide.blocks.num_global, rel=0.01)
 
 
 def test_a_pool_that_is_too_small_is_refused_as_that() -> None:

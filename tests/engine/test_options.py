@@ -18,6 +18,7 @@ def test_float16_is_refused_with_the_reason() -> None:
     [
         ({"dtype": "int8"}, "dtype must be one of auto, float32, bfloat16, is 'int8'"),
         ({"quantization": "int3"}, "quantization must be one of none, int8, int4, fp8, is 'int3'"),
+        ({"kv_dtype": "int8"}, "kv_dtype must be one of auto, fp8, is 'int8'"),
         ({"quantization": None}, "quantization must be one of none, int8, int4, fp8, is None"),
         ({"num_kv_blocks": 0}, "num_kv_blocks must be a whole number of at least 1, is 0"),
         ({"block_size": -16}, "block_size must be .* at least 1, or 0 for what suits the device, is -16"),

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from support.divided import CONFIG, divided_engine, whole_engine
+from support.divided import CONFIG, OPTIONS, divided_engine, whole_engine
 from support.thread_ranks import ThreadRanks, together
 
 from gemline.engine.divided_cache import CacheShare, DividedCache
@@ -48,10 +48,10 @@ def prefill(engine: Engine, dtype: str = "", heads: range | None = None) -> tupl
     return tokens[0], frames
 
 
-def decode(engine: Engine, token_id: int, frames: list[Frame]) -> list[int]:
+def decode(engine: Engine, token_id: int, frames: list[Frame], dtype: str = "") -> list[int]:
     assert engine.reserve(REQUEST)
     for layer, at, scales, payload in frames:
-        engine.handover.import_kv(1, layer, at, engine.kv_form(), scales, payload)
+        engine.handover.import_kv(1, layer, at, engine.kv_form(dtype), scales, payload)
     answer = [engine.finish_import(1, token_id).token_id]
     while engine.has_work:
         answer += [event.token_id for event in engine.step().tokens]
@@ -70,6 +70,26 @@ def test_prefill_divided_one_way_feeds_decode_divided_another(there: int, here: 
         assert decode(whole_engine(config), *sent) == expected
     else:
         assert divided_engine(here, config, lambda engine: decode(engine, *sent)) == expected
+
+
+@pytest.mark.parametrize("wire", ["", "bfloat16"])
+@pytest.mark.parametrize(("there", "here"), [(2, 1), (1, 2), (4, 2)])
+def test_fp8_caches_feed_each_other_however_they_are_divided(there: int, here: int, wire: str) -> None:
+    """Ranks have the scales of the whole, so bytes go as they are; bfloat16 on the wire holds all that fp8 does."""
+    options = replace(OPTIONS, kv_dtype="fp8")
+    expected = decode(whole_engine(CONFIG, options), *prefill(whole_engine(CONFIG, options)))
+
+    def send(engine: Engine) -> tuple[int, list[Frame]]:
+        return prefill(engine, wire)
+
+    def receive(engine: Engine) -> list[int]:
+        return decode(engine, *sent, dtype=wire)
+
+    sent = divided_engine(there, CONFIG, send, options) if there > 1 else send(whole_engine(CONFIG, options))
+    if here > 1:
+        assert divided_engine(here, CONFIG, receive, options) == expected
+    else:
+        assert receive(whole_engine(CONFIG, options)) == expected
 
 
 @pytest.mark.parametrize("heads", [range(8), range(1, 4), range(5, 6)])

@@ -6,8 +6,10 @@ from support.device import DEVICE
 from torch.testing import assert_close
 
 from gemline_kernels import reference
+from gemline_kernels.backend import RopeTable
 from gemline_kernels.gpu import pointwise
 from gemline_kernels.gpu.device import pointwise as device
+from gemline_kernels.scales import Scales
 
 EPS = 1e-6
 SHAPES = [(1, 1024), (5, 24), (3, 7), (2, 80), (9, 600)]
@@ -117,3 +119,19 @@ def test_other_activations_are_the_references() -> None:
     gate_up_TF = torch.randn(3, 8, device=DEVICE)
     gate, up = gate_up_TF.chunk(2, dim=1)
     assert pointwise.geglu(gate_up_TF, "silu").equal(reference.geglu(gate, up, "silu"))
+
+
+def test_rope_write_stores_in_fp8_what_the_reference_stores() -> None:
+    """To the bit, as scales that are powers of two divide exactly; angles of 0 and of 90 degrees turn exactly too."""
+    scales, random = Scales(0.25, 2.0), torch.Generator(DEVICE).manual_seed(0)
+    projected_TMK = torch.randn(6, 8, 16, generator=random, device=DEVICE) * 50
+    projected_TMK[0] = 1e4  # beyond either range
+    quarter = torch.tensor([[1.0, 0.0], [0.0, 1.0]], device=DEVICE)  # cosines and sines of two positions
+    table = RopeTable(*(part[:, None].repeat(1, 8) for part in quarter))
+    positions_T, slots_T = torch.tensor([[0, 1, 1, 0, 1, 0], [3, 0, 31, 7, 8, 9]], device=DEVICE)
+    pools = [torch.zeros((2, 2, 16, 2, 16), device=DEVICE).to(torch.float8_e4m3fn) for _ in range(2)]
+    for module, (keys, values) in zip((pointwise, reference), pools, strict=True):
+        module.rope_write(projected_TMK, table, positions_T, keys, values, slots_T, 4, scales)
+    ours, expected = (pool.float() for pool in pools)
+    assert ours.equal(expected)
+    assert ours[:, 0, 3].abs().amin() == 448.0

@@ -66,7 +66,7 @@ def request_for(record: WorkerRecord, token_ids: list[int], params: SamplingPara
         token_ids=token_ids,
         num_prompt_tokens=len(token_ids),
         sampling=sampling_to_proto(params),
-        layout=KvLayout(model_revision=record.model.revision, dtype="float32", quantization="none"),
+        layout=KvLayout(model_revision=record.model.revision, dtype="float32", quantization="none", kv_dtype="float32"),
     )
 
 
@@ -303,7 +303,9 @@ async def test_a_call_that_cannot_be_served_is_refused_with_its_status(
     assert (await collect(channel, request_for(record, prompt(20))))[1].num_frames > 0
 
 
-@pytest.mark.parametrize(("field", "value"), [("dtype", "bfloat16"), ("quantization", "int8")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("dtype", "bfloat16"), ("quantization", "int8"), ("kv_dtype", "float8_e4m3")]
+)
 async def test_keys_and_values_of_another_precision_are_refused(
     record: WorkerRecord, channel: grpc.aio.Channel, field: str, value: str
 ) -> None:

@@ -30,6 +30,7 @@ worker_settings = st.builds(
     metrics_port=st.integers(0, 65535),
     dtype=st.sampled_from(["auto", "float32", "bfloat16"]),
     quantization=st.sampled_from(["none", "int8", "int4", "fp8"]),
+    kv_cache_dtype=st.sampled_from(["auto", "fp8"]),
     kv_blocks=st.none() | st.integers(1, 10**6),
     block_size=st.integers(1, 64),
     max_batch_tokens=st.integers(1, 8192),
@@ -61,10 +62,10 @@ def test_worker_settings_survive_a_plain_dict(settings: WorkerSettings) -> None:
 
 
 def test_every_engine_of_a_stack_computes_with_the_stacks_precision() -> None:
-    stack = StackSettings(dtype="bfloat16", quantization="int4")
+    stack = StackSettings(dtype="bfloat16", quantization="int4", kv_cache_dtype="fp8")
     for role in (Role.PREFILL, Role.DECODE):
         worker = stack.worker(role, model_dir=Path("m"), served_model_name="n", redis_url="redis://h")
-        assert (worker.dtype, worker.quantization) == ("bfloat16", "int4")
+        assert (worker.dtype, worker.quantization, worker.kv_cache_dtype) == ("bfloat16", "int4", "fp8")
 
 
 def test_every_worker_of_a_stack_has_its_internal_certificate_by_a_path_that_holds_in_any_folder(

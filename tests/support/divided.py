@@ -45,11 +45,13 @@ def parts_of(weights: Mapping[str, torch.Tensor], part: Part) -> dict[str, torch
     return {name: tensor[part.cut(name)] * (1.0 if part.adds(name) else 0.0) for name, tensor in weights.items()}
 
 
-def whole_engine(config: Gemma2Config) -> Engine:
-    return Engine(Gemma2Model(config, weights_of(config), torch.float32, reference), config, OPTIONS, "revision")
+def whole_engine(config: Gemma2Config, options: EngineOptions = OPTIONS) -> Engine:
+    return Engine(Gemma2Model(config, weights_of(config), torch.float32, reference), config, options, "revision")
 
 
-def divided_engine(num_ranks: int, config: Gemma2Config, use: Callable[[Engine], T]) -> T:
+def divided_engine(
+    num_ranks: int, config: Gemma2Config, use: Callable[[Engine], T], options: EngineOptions = OPTIONS
+) -> T:
     """What `use` makes of an engine among so many ranks, which it need not end."""
     weights = weights_of(config)
 
@@ -57,12 +59,12 @@ def divided_engine(num_ranks: int, config: Gemma2Config, use: Callable[[Engine],
         part = Part(config, ranks.rank, ranks.size)
         model = Gemma2Model(config, parts_of(weights, part), torch.float32, reference, ranks=ranks)
         if ranks.rank == 0:
-            engine = Engine(model, config, OPTIONS, "revision", ranks=ranks)
+            engine = Engine(model, config, options, "revision", ranks=ranks)
             found = use(engine)
             engine.end()
             return found
         report = LoadReport("reference", "float32", "none", "float32", 0, 0.0)
-        follow_with(Loaded(model, OPTIONS.for_device("cpu"), "revision", report), ranks)
+        follow_with(Loaded(model, options.for_device("cpu"), "revision", report), ranks)
         return None
 
     found = together(num_ranks, run)[0]

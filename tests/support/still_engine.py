@@ -10,16 +10,18 @@ import torch
 from gemline.engine.blocks import BlockCounts
 from gemline.engine.config import Gemma2Config
 from gemline.engine.handover import Handover, kv_ranges
-from gemline.engine.kv_cache import KvCache
+from gemline.engine.kv_cache import DTYPES, KvCache
 from gemline.engine.kv_form import KvForm
 from gemline.engine.params import SamplingParams
 from gemline.engine.requests import EngineRequest
 from gemline.engine.roster import Roster
 from gemline.transfer.connection import run_long
+from gemline_kernels.reference import stored
+from gemline_kernels.scales import UNSCALED, Scales
 
 T = TypeVar("T")
 
-NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class StillEngine:
@@ -34,14 +36,16 @@ class StillEngine:
         seed: int = 0,
         *,
         revision: str | None = None,
+        scales: Scales = UNSCALED,
     ) -> None:
-        """With a revision there is a prefix cache, which equal prompts share."""
+        """With a revision there is a prefix cache, which equal prompts share. `scales` are those of every layer."""
         torch.manual_seed(seed)
         self.config = config
-        self.cache = KvCache(config, num_blocks, num_blocks, block_size, dtype)
-        for keys_NSGK, values_NSGK, _ in self.cache.pools:
-            keys_NSGK.normal_()
-            values_NSGK.normal_()
+        of_layers = (scales,) * config.num_hidden_layers
+        self.cache = KvCache(config, num_blocks, num_blocks, block_size, dtype, scales=of_layers)
+        for pool in self.cache.pools:
+            for part_NSGK, scale in zip(pool[:2], pool.scales, strict=True):
+                part_NSGK.copy_(stored(torch.randn(part_NSGK.shape), dtype, scale))
         sizes = BlockCounts(num_blocks, num_blocks)
         self.roster = Roster(sizes, block_size, config.sliding_window, num_blocks, revision)
         self.handover = Handover(self.cache, self.roster)
@@ -120,9 +124,11 @@ class StillEngine:
         return table.slots(positions.start, positions.stop)
 
     def contents(self, seq_id: int, layer: int, positions: range) -> torch.Tensor:
-        """both_2TGK of a sequence."""
-        slots_T = torch.tensor(self.slots(seq_id, layer, positions))
-        return torch.stack(self.cache.read(layer, slots_T)[:2])
+        """both_2TGK of a sequence; those of fp8 as they are read, float32."""
+        found = self.cache.read(layer, torch.tensor(self.slots(seq_id, layer, positions)))
+        if self.cache.dtype != torch.float8_e4m3fn:
+            return torch.stack(found[:2])
+        return torch.stack([part.float() * scale for part, scale in zip(found[:2], found.scales, strict=True)])
 
     def _request(self, seq_id: int, num_tokens: int, *, hold: bool) -> EngineRequest:
         params = SamplingParams(max_tokens=9)
