@@ -122,7 +122,7 @@ async def test_a_gateway_without_models_is_unavailable(api: ClientApi, gateway: 
 
 
 async def test_models_tells_names_contexts_revisions_and_precisions(api: ClientApi) -> None:
-    expected = Model(id="gemma", context_length=128, revision="ab", dtype="bfloat16", quantization="int8")
+    expected = Model("gemma", 128, "ab", dtype="bfloat16", quantization="int8", kv_dtype="float8_e4m3")
     assert await api.models() == (expected,)
 
 

@@ -13,13 +13,18 @@ from recipe.questions import Question, needle_questions, task_questions
 
 from gemline.demo.shipped import SHIPPED
 from gemline.engine.manifest import verify_manifest
-from gemline.engine.options import Quantization
+from gemline.engine.options import KvDtype, Quantization
 from gemline.text.chat import Turn
 
 PER_TASK = 30
 INSIDE, BEYOND, FAR_BEYOND = (128, 224), (288, 512), (512, 1024)  # of a window of 256
 LEAST = {"add": 0.9, "recall": 0.75, "capital": 0.95, "json": 0.6, "greeting": 0.95, "list": 0.9, "copy": 0.6}
-FORMS: list[tuple[str, Quantization]] = [("float32", "none"), ("bfloat16", "none"), ("bfloat16", "int8")]
+FORMS: list[tuple[str, Quantization, KvDtype]] = [
+    ("float32", "none", "auto"),
+    ("bfloat16", "none", "auto"),
+    ("bfloat16", "int8", "auto"),
+    ("bfloat16", "none", "fp8"),
+]
 CAPITALS = {
     "Canada": "Ottawa",
     "France": "Paris",
@@ -42,8 +47,8 @@ def one_thread() -> Iterator[None]:
 
 
 @cache
-def loaded(dtype: str, quantization: Quantization) -> Asked:
-    return Asked(SHIPPED, dtype, quantization)
+def loaded(dtype: str, quantization: Quantization, kv_dtype: KvDtype = "auto") -> Asked:
+    return Asked(SHIPPED, dtype, quantization, kv_dtype)
 
 
 @cache
@@ -112,9 +117,11 @@ def test_it_writes_json_when_asked(ask: Ask) -> None:
     assert json.loads(ask("Give me a JSON object with name Ada and age 36.")) == {"name": "Ada", "age": 36}
 
 
-@pytest.mark.parametrize(("dtype", "quantization"), FORMS)
-def test_held_out_questions_are_answered_in_every_precision(dtype: str, quantization: Quantization) -> None:
-    asked = loaded(dtype, quantization)
+@pytest.mark.parametrize(("dtype", "quantization", "kv_dtype"), FORMS)
+def test_held_out_questions_are_answered_in_every_precision(
+    dtype: str, quantization: Quantization, kv_dtype: KvDtype
+) -> None:
+    asked = loaded(dtype, quantization, kv_dtype)
     for task, least in LEAST.items():
         assert share_right(asked, [question for question in questions() if question.task == task]) >= least, task
 

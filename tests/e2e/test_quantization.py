@@ -22,9 +22,10 @@ def up(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, "0", *options], capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize(("quantization", "topology"), [("int8", "split"), ("int4", "colocated")])
-def test_the_demo_model_answers_over_http(tmp_path: Path, quantization: str, topology: str) -> None:
-    options = ("--quantization", quantization, "--dtype", "float32", "--topology", topology)
+@pytest.mark.parametrize(("quantization", "kv", "topology"), [("int8", "fp8", "split"), ("int4", "auto", "colocated")])
+def test_the_demo_model_answers_over_http(tmp_path: Path, quantization: str, kv: str, topology: str) -> None:
+    options = ("--quantization", quantization, "--kv-cache-dtype", kv, "--dtype", "float32", "--topology", topology)
+    kv_dtype = "float8_e4m3" if kv == "fp8" else "float32"
     running = start_stack(tmp_path, "--runner", "process", *options)
     try:
         client = running.openai()
@@ -39,16 +40,18 @@ def test_the_demo_model_answers_over_http(tmp_path: Path, quantization: str, top
         assert answers[0].choices[0].text == answers[1].choices[0].text
         headers = {"authorization": f"Bearer {running.ready['api_key']}"}
         (model,) = httpx.get(f"{running.base_url}/models", headers=headers).json()["data"]
-        assert (model["dtype"], model["quantization"]) == ("float32", quantization)
+        assert (model["dtype"], model["quantization"], model["kv_dtype"]) == ("float32", quantization, kv_dtype)
         assert (running.ready["dtype"], running.ready["quantization"]) == ("float32", quantization)
         metrics = {it["role"]: httpx.get(f"http://{it['metrics']}/metrics").text for it in running.ready["processes"]}
         assert f'quantization="{quantization}"' in metrics["decode"]
+        assert f'kv_dtype="{kv_dtype}"' in metrics["decode"]
         if topology == "split":
             assert 'gemline_prefills_total{reason="not_measured",where="remote"} ' in metrics["decode"]
     finally:
         running.stop()
     output = running.output.read_text()
     assert f"float32, {quantization} weights" in output
+    assert ("float8_e4m3 keys and values" in output) == (kv == "fp8")
     assert "backend " in output
 
 

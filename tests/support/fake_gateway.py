@@ -52,7 +52,14 @@ class FakeGateway(rpc.InferenceServicer):
     script: deque[Fail | Say] = field(default_factory=deque)
     models: list[pb.Model] = field(
         default_factory=lambda: [
-            pb.Model(id="gemma", context_length=128, revision="ab", dtype="bfloat16", quantization="int8")
+            pb.Model(
+                id="gemma",
+                context_length=128,
+                revision="ab",
+                dtype="bfloat16",
+                quantization="int8",
+                kv_dtype="float8_e4m3",
+            )
         ]
     )
     requests: list[object] = field(default_factory=list)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gemline.engine.engine import Engine
-from gemline.engine.options import EngineOptions, Quantization
+from gemline.engine.options import EngineOptions, KvDtype, Quantization
 from gemline.engine.params import SamplingParams
 from gemline.engine.requests import EngineRequest
 from gemline.text.tokenizer import Tokenizer
@@ -13,9 +13,9 @@ from gemline.text.tokenizer import Tokenizer
 class Asked:
     """A loaded checkpoint. float32 without quantization; bfloat16 computes what most CPUs would serve."""
 
-    def __init__(self, model_dir: Path, dtype: str, quantization: Quantization) -> None:
+    def __init__(self, model_dir: Path, dtype: str, quantization: Quantization, kv_dtype: KvDtype = "auto") -> None:
         self.tokenizer = Tokenizer.load(model_dir)
-        self._engine = Engine.load(model_dir, EngineOptions(dtype=dtype, quantization=quantization, max_waiting=10_000))
+        self._engine = Engine.load(model_dir, EngineOptions(dtype, quantization, kv_dtype, max_waiting=10_000))
 
     def answers(self, prompts: Sequence[Sequence[int]], max_tokens: int = 96) -> list[str]:
         """The likeliest answer to each prompt, up to its <end_of_turn>."""

@@ -20,7 +20,7 @@ def test_a_model_whose_name_has_a_slash_is_found(client: openai.OpenAI, http: ht
     assert client.models.retrieve(MODEL).id == MODEL
     details = http.get(f"/v1/models/{MODEL}").json()
     assert details["max_model_len"] == CARD.context_length
-    assert (details["dtype"], details["quantization"]) == ("float32", "int8")
+    assert (details["dtype"], details["quantization"], details["kv_dtype"]) == ("float32", "int8", "float8_e4m3")
     with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("another")
     assert caught.value.code == "model_not_found"

@@ -35,7 +35,7 @@ from gemline.gateway.sessions import Session, SessionList
 from gemline.telemetry import Telemetry, off
 
 KEY = "gk_toy"
-CARD = ModelCard("toy/letters", "0" * 64, 64, 256, (0,), "1" * 64, "float32", "int8")
+CARD = ModelCard("toy/letters", "0" * 64, 64, 256, (0,), "1" * 64, "float32", "int8", "float8_e4m3")
 PIECES_BEFORE_LOSS = 3
 BODY_LIMIT_BYTES = 200_000
 
