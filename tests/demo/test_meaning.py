@@ -19,12 +19,7 @@ from gemline.text.chat import Turn
 PER_TASK = 30
 INSIDE, BEYOND, FAR_BEYOND = (128, 224), (288, 512), (512, 1024)  # of a window of 256
 LEAST = {"add": 0.9, "recall": 0.75, "capital": 0.95, "json": 0.6, "greeting": 0.95, "list": 0.9, "copy": 0.6}
-FORMS: list[tuple[str, Quantization, KvDtype]] = [
-    ("float32", "none", "auto"),
-    ("bfloat16", "none", "auto"),
-    ("bfloat16", "int8", "auto"),
-    ("bfloat16", "none", "fp8"),
-]
+FORMS: list[tuple[str, Quantization]] = [("float32", "none"), ("bfloat16", "none"), ("bfloat16", "int8")]
 CAPITALS = {
     "Canada": "Ottawa",
     "France": "Paris",
@@ -117,11 +112,9 @@ def test_it_writes_json_when_asked(ask: Ask) -> None:
     assert json.loads(ask("Give me a JSON object with name Ada and age 36.")) == {"name": "Ada", "age": 36}
 
 
-@pytest.mark.parametrize(("dtype", "quantization", "kv_dtype"), FORMS)
-def test_held_out_questions_are_answered_in_every_precision(
-    dtype: str, quantization: Quantization, kv_dtype: KvDtype
-) -> None:
-    asked = loaded(dtype, quantization, kv_dtype)
+@pytest.mark.parametrize(("dtype", "quantization"), FORMS)
+def test_held_out_questions_are_answered_in_every_precision(dtype: str, quantization: Quantization) -> None:
+    asked = loaded(dtype, quantization)
     for task, least in LEAST.items():
         assert share_right(asked, [question for question in questions() if question.task == task]) >= least, task
 
@@ -131,6 +124,13 @@ def test_int4_still_adds() -> None:
     for task in ("add", "recall", "capital"):
         wanted = [question for question in questions() if question.task == task]
         assert share_right(asked, wanted) >= LEAST[task] - 0.2, task
+
+
+@pytest.mark.parametrize("task", ["add", "recall", "capital"])
+def test_fp8_keys_and_values_lose_nothing_to_speak_of(task: str) -> None:
+    """Three rows: a CPU is slow in fp8."""
+    wanted = [question for question in questions() if question.task == task]
+    assert share_right(loaded("bfloat16", "none", "fp8"), wanted) >= LEAST[task]
 
 
 def test_a_needle_is_found_inside_the_window_and_beyond() -> None:
