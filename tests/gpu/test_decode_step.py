@@ -94,7 +94,7 @@ def test_an_fp8_cache_is_read_and_just_the_new_slots_are_written() -> None:
     """Beside a wider cache of the same old keys and values."""
     weights, fresh = random_weights(backend, NARROW, 8192, torch.bfloat16, DEVICE), Fresh(0)
     old = pools_of(NARROW, torch.float8_e4m3fn)
-    narrow, wide = ([KeysValues(*(part.to(dtype, copy=True) for part in pool[:2])) for pool in old] for dtype in CACHES)
+    narrow, wide = ([KeysValues(*(torch.stack(pool[:2]).to(dtype))) for pool in old] for dtype in CACHES)
     for pools in (narrow, wide):
         buffers = buffers_of_rows()
         fill(buffers)

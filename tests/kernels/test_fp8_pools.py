@@ -92,9 +92,9 @@ def test_keys_and_values_are_rounded_once_into_the_named_slots_alone(name: str, 
     projected_TMK = (torch.randn(3, 8, 32, generator=random) * 4).to(dtype)  # 4 query heads, 2 of keys, 2 of values
     table, positions_T = reference.rope_table(40, 32, 10000.0), torch.tensor([0, 39, 7])
     slots_T = torch.tensor([9, 0, 4])
-    pools = [torch.full((3, 4, 2, 32), 7.0).to(FLOAT8) for _ in range(2)]
+    pools = KeysValues(*torch.full((2, 3, 4, 2, 32), 7.0).to(FLOAT8))
 
-    query_THK = backend.rope_write(projected_TMK, table, positions_T, *pools, slots_T, 4, SCALES)
+    query_THK = backend.rope_write(projected_TMK, table, positions_T, pools.keys, pools.values, slots_T, 4, SCALES)
 
     expected = projected_TMK.double()
     half = torch.arange(16, dtype=torch.float64)
@@ -106,7 +106,7 @@ def test_keys_and_values_are_rounded_once_into_the_named_slots_alone(name: str, 
     tolerance = 1e-4 if dtype == torch.float32 else 2**-6
     assert_close(query_THK.double(), turned[:, :4], rtol=tolerance, atol=tolerance)
     others = [slot for slot in range(12) if slot not in slots_T]
-    for pool, exact, scale in zip(pools, (turned[:, 4:6], expected[:, 6:]), SCALES, strict=True):
+    for pool, exact, scale in zip(pools[:2], (turned[:, 4:6], expected[:, 6:]), SCALES, strict=True):
         read = pool.float().flatten(0, 1)
         assert_close(read[slots_T].double() * scale, exact, rtol=2**-4, atol=scale * 2**-10)
         assert read[others].eq(7.0).all()
@@ -139,6 +139,6 @@ def test_layers_over_fp8_pools_are_the_operations_in_their_order(name: str, dtyp
     for pool, plain in zip(pools, plain_pools, strict=True):
         assert pool.keys.view(torch.uint8).equal(plain.keys.view(torch.uint8))
         assert pool.values.view(torch.uint8).equal(plain.values.view(torch.uint8))
-    exact = backend.layers(stack)(residual_TD, batch, [KeysValues(*pair) for pair in wide])
+    exact = backend.layers(stack)(residual_TD, batch, [KeysValues(keys, values) for keys, values in wide])
     error = float((found.double() - exact.double()).norm() / exact.double().norm())
     assert 0 < error < 0.1
