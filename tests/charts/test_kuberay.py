@@ -183,6 +183,16 @@ def test_a_role_with_a_range_is_scaled_by_our_policy_and_by_rays_autoscaler() ->
     assert head["serviceAccountName"] == "gemline-head"
 
 
+def test_engines_are_told_how_to_keep_keys_and_values() -> None:
+    service = ray_service(manifests(changed("cpu", models__0__kvCacheDtype="fp8")))
+    told = [WorkerSettings.from_dict({"redis_url": ""} | app["args"]) for app in _applications(service)]
+    assert {it.role: it.kv_cache_dtype for it in told} == {"tokenization": "auto", "prefill": "fp8", "decode": "fp8"}
+
+
+def _applications(service: dict[str, Any]) -> list[dict[str, Any]]:
+    return cast(list[dict[str, Any]], yaml.safe_load(service["spec"]["serveConfigV2"])["applications"])
+
+
 def test_without_a_range_nobody_scales_and_no_pod_has_a_token() -> None:
     service = ray_service(manifests(PROFILES["cpu"]))
     assert not _cluster(service)["enableInTreeAutoscaling"]

@@ -24,6 +24,9 @@ applications:
     dtype: {{ $model.dtype }}
     quantization: {{ $model.quantization }}
     tensor_parallel: {{ int $model.tensorParallel }}
+    {{- with $model.kvCacheDtype }}
+    kv_cache_dtype: {{ . }}
+    {{- end }}
     {{- with $worker.threads }}
     threads: {{ int . }}
     {{- end }}
