@@ -29,7 +29,9 @@ def dense(paged: Inputs) -> Dense:
     """Copies."""
     shape, blocks = paged.shape, paged.table_BP.long()
     rows = (shape.num_sequences, shape.num_queries)
-    keys, values = (part[blocks].flatten(1, 2)[:, : shape.context].transpose(1, 2).contiguous() for part in paged.pool[:2])
+    keys, values = (
+        part[blocks].flatten(1, 2)[:, : shape.context].transpose(1, 2).contiguous() for part in paged.pool[:2]
+    )
     query_BTHK = paged.query_THK.view(*rows, *paged.query_THK.shape[1:])
     return Dense(query_BTHK.transpose(1, 2).contiguous(), keys, values)
 
