@@ -40,7 +40,7 @@ def redis_url(redis_server: str) -> str:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a Gemma 2 checkpoint that runs in milliseconds. Not to be changed by a test."""
-    from gemline.demo.checkpoint import TINY, make_checkpoint
+    from support.noise_model.checkpoint import TINY, make_checkpoint
 
     target = tmp_path_factory.mktemp("tiny")
     make_checkpoint(target, TINY)

@@ -21,9 +21,9 @@ from tokenizers import Tokenizer
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.sentencepiece_file import sentencepiece_model
+from support.noise_model.noise import to_bfloat16, uniform
 
 from gemline.cache import cache_dir
-from gemline.demo.noise import to_bfloat16, uniform
 from gemline.demo.tokenizer import SPACE, build_tokenizer
 from gemline.engine.config import Gemma2Config
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from support.hand_gateway import Answer, attached
+from support.noise_model.checkpoint import TINY, make_checkpoint
 from support.workers import hosted, measure, measuring
 
 from gemline.decode.worker import DecodeOptions, DecodeWorker, KvWireDtype
-from gemline.demo.checkpoint import TINY, make_checkpoint
 from gemline.engine.options import EngineOptions
 from gemline.engine.params import SamplingParams
 from gemline.prefill.worker import PrefillOptions, PrefillWorker

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.noise_model.checkpoint import DEMO, TINY, DemoShape, cached_demo, make_checkpoint
 
-from gemline.demo.checkpoint import DEMO, TINY, DemoShape, cached_demo, make_checkpoint
 from gemline.demo.tokenizer import build_tokenizer
 from gemline.demo.words import WORDS
 from gemline.engine.config import Gemma2Config

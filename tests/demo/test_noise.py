@@ -3,8 +3,7 @@
 import math
 
 import torch
-
-from gemline.demo.noise import to_bfloat16, uniform
+from support.noise_model.noise import to_bfloat16, uniform
 
 
 def test_the_stream_of_a_name_is_known() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.noise_model.checkpoint import TINY, make_checkpoint
 
-from gemline.demo.checkpoint import TINY, make_checkpoint
 from gemline.distill.job import Job, run_job
 from gemline.distill.objective import Mix
 from gemline.distill.training import Progress

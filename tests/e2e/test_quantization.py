@@ -8,9 +8,8 @@ import httpx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.noise_model.checkpoint import TINY, make_checkpoint
 from support.stack import start_stack
-
-from gemline.demo.checkpoint import TINY, make_checkpoint
 
 pytestmark = pytest.mark.slow
 

@@ -135,8 +135,7 @@ def test_half_precision_is_refused_with_the_reason(tmp_path: Path) -> None:
 
 def test_a_checkpoint_with_a_missing_tensor_is_named(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
-
-    from gemline.demo.checkpoint import TINY, make_checkpoint
+    from support.noise_model.checkpoint import TINY, make_checkpoint
 
     make_checkpoint(tmp_path / "model", TINY)
     weights = load_file(tmp_path / "model" / "model.safetensors")

@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.noise_model.checkpoint import TINY, make_checkpoint
 from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 from transformers import Gemma2Config as TheirConfig
 
-from gemline.demo.checkpoint import TINY, make_checkpoint
 from gemline.engine.batch import Batch
 from gemline.engine.config import Gemma2Config
 from gemline.engine.kv_cache import KvCache

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from support import pieces
 from support.decode_workers import wait_for_workers
+from support.noise_model.checkpoint import TINY, make_checkpoint
 from support.sse import Told, complete
 from support.stack import Running
 
 from gemline.client import Client
 from gemline.cluster.operations import operating
 from gemline.cluster.records import Role
-from gemline.demo.checkpoint import TINY, make_checkpoint
 
 pytestmark = pytest.mark.slow
 

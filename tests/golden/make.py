@@ -5,13 +5,17 @@ and `git diff` shows a change only when there is one.
 """
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gemline.demo.checkpoint import DEMO, TINY, make_checkpoint
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.noise_model.checkpoint import DEMO, TINY, make_checkpoint
+
 from gemline.engine.config import Gemma2Config
 from gemline.engine.manifest import sha256_of
 from gemline.engine.model import Gemma2Model

@@ -9,8 +9,7 @@ from interpreted.test_engine import (
 from interpreted.test_engine import (
     test_the_engine_gives_the_tokens_of_the_reference as test_the_engine_gives_the_tokens_of_the_reference,
 )
-
-from gemline.demo.checkpoint import TINY, make_checkpoint
+from support.noise_model.checkpoint import TINY, make_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ import pytest
 from kubernetes import client
 from redis.asyncio import Redis
 from support.kube_api import FakeKube, fake_kube
+from support.noise_model.checkpoint import TINY, make_checkpoint
 
 from gemline.cluster.connection import connect
 from gemline.cluster.records import Role
 from gemline.cluster.releases import ReleaseShares
 from gemline.cluster.workers import WorkersView
 from gemline.decode.worker import DecodeOptions, DecodeWorker
-from gemline.demo.checkpoint import TINY, make_checkpoint
 from gemline.engine.options import EngineOptions
 from gemline.host import HostSettings, Worker, WorkerHost
 from gemline.rollout.kube import Kube

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from support.noise_model.checkpoint import cached_demo
 from support.stack import START_LIMIT_S, Running
 
 from gemline import orphan
@@ -18,7 +19,6 @@ from gemline.cluster.access import KeyRecord
 from gemline.cluster.access_store import AccessStore
 from gemline.cluster.connection import connect
 from gemline.cluster.limits import Limits
-from gemline.demo.checkpoint import cached_demo
 
 MODEL = "gemline-demo"
 

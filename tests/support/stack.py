@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
-
-from gemline.demo.checkpoint import cached_demo
+from support.noise_model.checkpoint import cached_demo
 
 START_LIMIT_S = 120.0
 STOP_LIMIT_S = 60.0

@@ -1,1 +1,1 @@
-"""A small Gemma 2 checkpoint that gemline makes by itself: what runs when no model is named, and what tests run on."""
+"""The small Gemma 2 that comes with gemline, which runs when no model is named, and the rules of its tokenizer."""

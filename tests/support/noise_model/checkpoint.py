@@ -1,4 +1,4 @@
-"""Writes demo checkpoints as Hugging Face has them: the same bytes on every machine. Knows no engine."""
+"""Writes checkpoints of noise as Hugging Face has them: the same bytes on every machine. Knows no engine."""
 
 import hashlib
 import json
@@ -6,14 +6,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from support.noise_model.bigrams import Followers, followers_of
+from support.noise_model.noise import to_bfloat16
+from support.noise_model.shape import DEMO, TINY, DemoShape
+from support.noise_model.weights import make_weights
 from tokenizers import Tokenizer
 
 from gemline.cache import cache_dir
-from gemline.demo.bigrams import Followers, followers_of
-from gemline.demo.noise import to_bfloat16
-from gemline.demo.shape import DEMO, TINY, DemoShape
 from gemline.demo.tokenizer import VOCAB_SIZE, build_tokenizer
-from gemline.demo.weights import make_weights
 from gemline.engine.config import Gemma2Config
 from gemline.engine.manifest import write_manifest
 from gemline.errors import ConfigurationError

@@ -1,4 +1,4 @@
-"""How large a demo checkpoint is. Plain data."""
+"""How large a checkpoint of noise is. Plain data."""
 
 from dataclasses import dataclass
 

@@ -1,13 +1,13 @@
-"""The tensors of a demo checkpoint, made by rule from a seed. Knows no file."""
+"""The tensors of a checkpoint of noise, made by rule from a seed. Knows no file."""
 
 import math
 from collections.abc import Iterator
 
 import numpy as np
+from support.noise_model.bigrams import Followers
+from support.noise_model.noise import Array, uniform
+from support.noise_model.shape import DemoShape
 
-from gemline.demo.bigrams import Followers
-from gemline.demo.noise import Array, uniform
-from gemline.demo.shape import DemoShape
 from gemline.engine.config import Gemma2Config
 
 _SCORE_RMS = 10.0  # of query . key * scale: now and then one is near the soft-cap of 50

@@ -5,9 +5,9 @@ from collections import Counter, defaultdict
 from itertools import pairwise
 
 import numpy as np
+from support.noise_model.noise import uniform
 from tokenizers import Tokenizer
 
-from gemline.demo.noise import uniform
 from gemline.demo.words import WORDS
 
 _NUM_SENTENCES = 900
