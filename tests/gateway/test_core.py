@@ -265,6 +265,8 @@ async def test_a_draining_worker_hands_nobody_an_error(
     second = host(DecodeWorker(DecodeOptions(tiny_checkpoint, MODEL, engine, prefill="never")), redis_url)
     await second.start()
     try:
+        links = platform.gateway._links._links
+        await eventually(lambda: sum(link.takes_requests for link in links.values()) == 2)
         expected = await text_of(platform.gateway, max_tokens=16)
         running = [asyncio.create_task(text_of(platform.gateway, max_tokens=16)) for _ in range(8)]
         await asyncio.sleep(0.01)
