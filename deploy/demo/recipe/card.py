@@ -58,6 +58,7 @@ def _comparison(scores: Mapping[str, Scores]) -> str:
     tasks = next(iter(columns.values()))[0]["bfloat16"]
     header = ["", *(f"{kind} ({len(found)} seeds)" for kind, found in columns.items())]
     rows = [[task, *(_spread([s["bfloat16"][task] for s in found]) for found in columns.values())] for task in tasks]
+    asked = next(iter(columns.values()))[0]["asked"]["a row"]
     num_tokens = next(stage.num_tokens for stage in STAGES if stage.name.startswith("plain-"))
     losses = {kind: [s["held out"]["nats a token"] for s in found] for kind, found in columns.items()}
     rows.append(["held-out loss", *(f"{mean(nats):.3f} ± {stdev(nats):.3f}" for nats in losses.values())])
@@ -68,8 +69,8 @@ def _comparison(scores: Mapping[str, Scores]) -> str:
     return f"""## What the teacher gives
 
 The same student, data and order, {num_tokens / 1e6:.1f} million tokens (the shipped model had more); right answers in
-percent, mean and standard deviation over seeds. The loss is the cross entropy of held-out answers, in nats a token:
-less is better.
+percent of {asked} a row, mean and standard deviation over seeds. The loss is the cross entropy of
+held-out answers, in nats a token: less is better.
 
 {_table(header, rows)}"""
 
@@ -83,7 +84,8 @@ by script from seed {stage.seed}, padding counted; answers alone are learned. A 
 cross entropy plus half the forward KL from its teacher, both softened by a temperature of 1.5. Muon for matrices,
 Adam for embeddings and norms.
 
-This card: `deploy/demo/evaluate.py --full --per-task N {stage.name}`, then `deploy/demo/ship.py {stage.name}`."""
+This card: `deploy/demo/evaluate.py --full --per-task N {stage.name}`, `deploy/demo/evaluate.py --per-task N` of the
+others, then `deploy/demo/ship.py {stage.name}`."""
 
 
 def _seeds(scores: Mapping[str, Scores], prefix: str) -> list[Scores]:
