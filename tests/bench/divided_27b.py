@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -76,6 +76,13 @@ class Answer:
     first_s: float  # until the first token
 
 
+class Run(NamedTuple):
+    """Of one stack."""
+
+    answers: list[Answer]
+    is_over: bool  # whether a rank took too much memory
+
+
 def _anonymous_bytes(pid: int) -> int:
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -101,8 +108,8 @@ def _post(stack: Running, body: dict[str, Any]) -> dict[str, Any]:
     return logprobs
 
 
-def run(name: str, options: tuple[str, ...], prompts: list[list[int]], asked: argparse.Namespace) -> list[Answer]:
-    """The stack's answers; prints what it took. Raises RuntimeError when a rank took too much memory."""
+def run(name: str, options: tuple[str, ...], prompts: list[list[int]], asked: argparse.Namespace) -> Run:
+    """The stack's answers; prints what it took."""
     model = cached(NAME)
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     ids = {tokenizer.decode([token_id], skip_special_tokens=False): token_id for token_id in range(256000)}
@@ -122,11 +129,11 @@ def run(name: str, options: tuple[str, ...], prompts: list[list[int]], asked: ar
     largest = sorted((size for size in peaks.num_bytes.values() if size > part / 2), reverse=True)
     taken = ", ".join(f"{size / 1e9:.2f} GB" for size in largest)
     print(f"{name}: ready in {start_s:.1f} s; a rank's part {part / 1e9:.2f} GB; each took, while it loaded, {taken}")
-    if largest[0] > part + _ROOM_BYTES:
-        raise RuntimeError(f"a rank took {largest[0]} bytes, its part has {part} and {_ROOM_BYTES} are allowed beside")
+    if is_over := largest[0] > part + _ROOM_BYTES:
+        print(f"{name}: OVER by {(largest[0] - part - _ROOM_BYTES) / 1e9:.2f} GB")
     for prompt, answer in zip(prompts, answers, strict=True):
         print(f"{name}: {len(prompt)} tokens, the first after {answer.first_s:.1f} s")
-    return answers
+    return Run(answers, is_over)
 
 
 def compare(name: str, prompts: list[list[int]], answers: list[Answer], theirs: Gemma2ForCausalLM) -> bool:
@@ -160,10 +167,10 @@ def main() -> None:
     torch.set_num_threads(2)
     generator = torch.Generator().manual_seed(1)
     prompts = [torch.randint(1024, 256000, (size,), generator=generator).tolist() for size in (40, asked.tokens)]
-    answers = {name: run(name, options, prompts, asked) for name, options in STACKS.items() if name in asked.stacks}
+    runs = {name: run(name, options, prompts, asked) for name, options in STACKS.items() if name in asked.stacks}
     theirs = Gemma2ForCausalLM.from_pretrained(cached(NAME), dtype=torch.float32, attn_implementation="eager")
-    right = [compare(name, prompts, found, theirs) for name, found in answers.items()]
-    sys.exit(0 if all(right) else 1)
+    right = [compare(name, prompts, found.answers, theirs) for name, found in runs.items()]
+    sys.exit(0 if all(right) and not any(found.is_over for found in runs.values()) else 1)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Decode workers on Ray as load needs them: from one to three and back, and nobody notices."""
 
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,10 @@ def stack(tmp_path: Path) -> Iterator[Running]:
     pace = ("--scale-up-after", "1", "--scale-down-after", "4", "--itl-slo", "30", "--ttft-slo", "30")
     running = start_stack(tmp_path, "--runner", "ray", "--dtype", "float32", "--first-prompt", "", *size, *pace)
     yield running
-    running.stop()
+    assert running.stop(signal.SIGTERM) == 0
+    output = running.output.read_text()
+    assert "stopping" in output
+    assert "SIGTERM received" not in output  # by Ray's own handler
 
 
 def wait_for(running: Running, num: int, *, exactly: bool = False) -> float:

@@ -39,8 +39,8 @@ class Running:
     def pids(self, role: str) -> list[int]:
         return [process["pid"] for process in self.ready["processes"] if process["role"] == role]
 
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGINT)
+    def stop(self, how: signal.Signals = signal.SIGINT) -> int:
+        self.process.send_signal(how)
         return self.process.wait(STOP_LIMIT_S)
 
 

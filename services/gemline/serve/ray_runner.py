@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,7 @@ class RayRunner:
         """Start Ray, then deploy; does not wait for the replicas."""
         self._starting = asyncio.ensure_future(asyncio.to_thread(self._start, workers))
         await asyncio.shield(self._starting)  # half a Ray could not be taken down: `stop` waits for the whole
+        _take_back_sigterm()
 
     def _start(self, workers: Mapping[WorkerSettings, int]) -> None:
         self._start_ray(num_processes=sum(workers.values()) + 1)  # Serve's controller is one too
@@ -133,6 +135,14 @@ class RayRunner:
                 serve.delete(name)
         finally:
             ray.shutdown()
+
+
+def _take_back_sigterm() -> None:
+    """What this process did on SIGTERM it does again: Ray's library has put a handler there that prints a trace and
+    dies. To be called in the main thread.
+    """
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+    signal.siginterrupt(signal.SIGTERM, False)  # as asyncio has it
 
 
 def _cause(message: str) -> str:
