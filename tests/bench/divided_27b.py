@@ -144,10 +144,10 @@ def compare(name: str, prompts: list[list[int]], answers: list[Answer], theirs: 
         given = torch.tensor([[*prompt, *answer.token_ids[:-1]]])
         with torch.inference_mode():
             logits_TV = theirs(given, logits_to_keep=number).logits[0].float()
-        logprobs_TV = logits_TV.log_softmax(-1)
+        logprobs_TV = logits_TV.double().log_softmax(-1)
         at_T = torch.tensor(answer.token_ids)
         mine_T = logprobs_TV.gather(1, at_T[:, None])[:, 0]
-        difference = float((mine_T - torch.tensor(answer.logprobs)).abs().max())
+        difference = float((mine_T - torch.tensor(answer.logprobs, dtype=torch.float64)).abs().max())
         lead_T = logprobs_TV.amax(-1) - mine_T
         furthest = max(furthest, difference)
         num_equal += int((lead_T == 0).sum())
