@@ -1,7 +1,7 @@
 """Encoding and fetching tokenizers survive workers that die, lie or come later."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,38 +66,50 @@ async def stage(redis_url: str, tiny_checkpoint: Path) -> AsyncIterator[Stage]:
     await stage.redis.aclose()
 
 
-class Frozen:
-    """A view that hears of nothing any more: what a gateway believes just after a worker died."""
+class Freeze:
+    """Lets a view hear of nothing any more, as a gateway's is just after a worker died, until the test ends."""
 
-    def __init__(self, records: tuple[WorkerRecord, ...]) -> None:
-        self._records = records
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
 
-    def workers(self, role: Role, model_id: str | None = None) -> tuple[WorkerRecord, ...]:
-        return self._records
+    def __call__(self, view: WorkersView, *records: WorkerRecord) -> None:
+        def workers(role: Role, model_id: str | None = None) -> tuple[WorkerRecord, ...]:
+            return records
+
+        self._monkeypatch.setattr(view, "workers", workers)
+
+    def thaw(self) -> None:
+        self._monkeypatch.undo()
 
 
-async def test_a_worker_that_died_unheard_of_costs_nobody_an_error(stage: Stage) -> None:
+@pytest.fixture
+def freeze() -> Iterator[Freeze]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield Freeze(monkeypatch)
+
+
+async def test_a_worker_that_died_unheard_of_costs_nobody_an_error(stage: Stage, freeze: Freeze) -> None:
     card = (await stage.add()).model
     await stage.add()
     expected = await stage.encoder.encode(card, Prompt(text="Hello there"))
-    stage.view.workers = Frozen(stage.records).workers  # type: ignore[method-assign]
+    freeze(stage.view, *stage.records)
     await stage.hosts[0].stop()
     for _ in range(6):
         assert await stage.encoder.encode(card, Prompt(text="Hello there")) == expected
 
 
-async def test_a_worker_of_another_epoch_is_passed_over(stage: Stage) -> None:
+async def test_a_worker_of_another_epoch_is_passed_over(stage: Stage, freeze: Freeze) -> None:
     card = (await stage.add()).model
     await stage.add()
     first, second = stage.records
-    stage.view.workers = Frozen((replace(first, epoch=first.epoch + 7), second)).workers  # type: ignore[method-assign]
+    freeze(stage.view, replace(first, epoch=first.epoch + 7), second)
     for _ in range(4):
         assert await stage.encoder.encode(card, Prompt(text="x"))
 
 
-async def test_when_no_worker_answers_it_is_said_soon(stage: Stage) -> None:
+async def test_when_no_worker_answers_it_is_said_soon(stage: Stage, freeze: Freeze) -> None:
     card = (await stage.add()).model
-    stage.view.workers = Frozen(stage.records).workers  # type: ignore[method-assign]
+    freeze(stage.view, *stage.records)
     await stage.hosts[0].stop()
     async with asyncio.timeout(5):
         with pytest.raises(Unavailable, match="no tokenization worker answers for model tiny"):
@@ -143,10 +155,10 @@ async def test_one_that_stops_waiting_does_not_take_the_tokenizer_from_the_other
     assert (await staying).sha256 == card.tokenizer_sha256
 
 
-async def test_a_tokenizer_with_another_checksum_than_announced_is_refused(stage: Stage) -> None:
+async def test_a_tokenizer_with_another_checksum_than_announced_is_refused(stage: Stage, freeze: Freeze) -> None:
     record = await stage.add()
     lying = replace(record, model=replace(record.model, tokenizer_sha256="f" * 64))
-    stage.view.workers = Frozen((lying,)).workers  # type: ignore[method-assign]
+    freeze(stage.view, lying)
     with pytest.raises(InternalError, match="checksum"):
         await stage.tokenizers.get(lying.model)
 
@@ -162,21 +174,21 @@ async def test_a_tokenizer_that_could_not_be_fetched_is_tried_again(stage: Stage
 
 
 async def test_a_tokenizer_that_is_needed_is_tried_again_though_nobody_asks(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, freeze: Freeze, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gemline.gateway.tokenizers.RETRY_S", 0.05)
     record = await stage.add()
     stale = replace(record, epoch=record.epoch + 7)  # refused, as a worker is that has just come back
-    with monkeypatch.context() as frozen:
-        frozen.setattr(stage.view, "workers", Frozen((stale,)).workers)
-        stage.tokenizers.follow([record.model])
-        with pytest.raises(Unavailable):
-            await stage.tokenizers.get(record.model)
+    freeze(stage.view, stale)
+    stage.tokenizers.follow([record.model])
+    with pytest.raises(Unavailable):
+        await stage.tokenizers.get(record.model)
+    freeze.thaw()
     await eventually(lambda: stage.tokenizers.has(record.model))
 
 
 async def test_a_worker_that_leaves_during_a_call_costs_nobody_an_error(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, freeze: Freeze, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gemline.gateway.tokenization.CLOSE_GRACE_S", 0.0)
     first, _ = await stage.add(), await stage.add()
@@ -186,7 +198,7 @@ async def test_a_worker_that_leaves_during_a_call_costs_nobody_an_error(
         asked.append(record.worker_id)
         if len(asked) == 1:
             others = tuple(other for other in stage.records if other.worker_id != record.worker_id)
-            monkeypatch.setattr(stage.view, "workers", Frozen(others).workers)
+            freeze(stage.view, *others)
             stage.workers.follow()
             await stub.Encode(tokenization_pb2.EncodeRequest(epoch=record.epoch, text="x" * 2**20), timeout=5)
         return record.worker_id
@@ -229,11 +241,13 @@ async def test_turns_that_continue_are_put_behind_what_is_there(stage: Stage) ->
     ],
     ids=["text", "chat", "continued"],
 )
-async def test_a_short_prompt_is_encoded_without_a_call_and_to_the_same_ids(stage: Stage, prompt: Prompt) -> None:
+async def test_a_short_prompt_is_encoded_without_a_call_and_to_the_same_ids(
+    stage: Stage, freeze: Freeze, prompt: Prompt
+) -> None:
     card = (await stage.add()).model
     expected = await stage.encoder.encode(card, prompt)
     await stage.tokenizers.get(card)
-    stage.view.workers = Frozen(()).workers  # type: ignore[method-assign]
+    freeze(stage.view)
     assert await stage.inline.encode(card, prompt) == expected
 
 
@@ -248,10 +262,12 @@ async def test_a_short_prompt_is_encoded_without_a_call_and_to_the_same_ids(stag
     ],
     ids=["a letter more", "more bytes than letters", "a role counts", "many turns", "a system prompt"],
 )
-async def test_what_is_long_or_for_the_workers_to_judge_is_sent_to_them(stage: Stage, prompt: Prompt) -> None:
+async def test_what_is_long_or_for_the_workers_to_judge_is_sent_to_them(
+    stage: Stage, freeze: Freeze, prompt: Prompt
+) -> None:
     card = (await stage.add()).model
     await stage.tokenizers.get(card)
-    stage.view.workers = Frozen(()).workers  # type: ignore[method-assign]
+    freeze(stage.view)
     with pytest.raises(Unavailable, match="no tokenization worker"):
         await stage.inline.encode(card, prompt)
 
@@ -268,7 +284,7 @@ async def test_a_short_conversation_is_judged_as_a_worker_would(stage: Stage) ->
 
 
 async def test_a_worker_of_a_release_that_cannot_continue_turns_is_not_believed(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, freeze: Freeze, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card = (await stage.add()).model
     encode = Servicer.Encode
@@ -279,6 +295,6 @@ async def test_a_worker_of_a_release_that_cannot_continue_turns_is_not_believed(
 
     monkeypatch.setattr(Servicer, "Encode", as_before)
     old = await stage.add()  # a servicer's methods are looked up when it is registered
-    monkeypatch.setattr(stage.view, "workers", Frozen((old,)).workers)
+    freeze(stage.view, old)
     with pytest.raises(Unavailable, match="of a release that cannot continue a conversation"):
         await stage.encoder.encode(card, Prompt(messages=(Message("user", "x"),), after=(2, 5, 107)))

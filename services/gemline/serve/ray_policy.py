@@ -7,7 +7,7 @@ supported" in 2.60 by their own description, and are not needed: each role is de
 from dataclasses import asdict, fields
 from typing import Any
 
-from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
+from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
 from gemline.serve.autoscaling import Memory, Scaling, decide
 from gemline.signals import Signals
@@ -34,17 +34,18 @@ class RolePolicy:
 
 def autoscaling_config(scaling: Scaling, initial_replicas: int) -> AutoscalingConfig:
     """For `serve.deployment`. Serve's own delays are off: the policy has its own."""
-    return AutoscalingConfig(
-        min_replicas=scaling.min_replicas,
-        initial_replicas=initial_replicas,
-        max_replicas=scaling.max_replicas,
-        upscale_delay_s=0,
-        downscale_delay_s=0,
-        metrics_interval_s=_TOLD_S,
-        look_back_period_s=_LOOK_BACK_S,
-        policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]  # as Ray has it
-            policy_function=f"{RolePolicy.__module__}:{RolePolicy.__name__}", policy_kwargs=scaling.to_dict()
-        ),
+    policy = {"policy_function": f"{RolePolicy.__module__}:{RolePolicy.__name__}", "policy_kwargs": scaling.to_dict()}
+    return AutoscalingConfig.model_validate(
+        {
+            "min_replicas": scaling.min_replicas,
+            "initial_replicas": initial_replicas,
+            "max_replicas": scaling.max_replicas,
+            "upscale_delay_s": 0,
+            "downscale_delay_s": 0,
+            "metrics_interval_s": _TOLD_S,
+            "look_back_period_s": _LOOK_BACK_S,
+            "policy": policy,
+        }
     )
 
 
