@@ -34,10 +34,10 @@ class Echo:
             return None
         if self._is_all:
             usage = piece.usage and replace(piece.usage, completion_tokens=0)
-            piece = replace(piece, text="", logprobs=(), usage=usage, finish_reason=piece.finish_reason and "length")
+            piece = piece._replace(text="", logprobs=(), usage=usage, finish_reason=piece.finish_reason and "length")
         if self._is_due:
             self._is_due = False
-            piece = replace(piece, text=self._text + piece.text, logprobs=self._positions + piece.logprobs)
+            piece = piece._replace(text=self._text + piece.text, logprobs=self._positions + piece.logprobs)
         return piece
 
     def _prompt_positions(self, found: Sequence[sampling_pb2.Logprobs]) -> tuple[PositionLogprobs, ...]:

@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import NamedTuple, Self
 
 from gemline.cluster.access import BANDS, Access, Band, TenantRecord
 from gemline.cluster.limits import Scope
@@ -151,8 +151,7 @@ class CallDelta:
     arguments: str  # a part of a JSON object
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """What is new in an answer. The last piece, and only it, has finish_reason and usage.
 
     The reason is "stop", "length", or "tool_calls" where functions are to be called.

@@ -105,8 +105,8 @@ def with_calls(reader: CallReader, piece: Piece) -> Piece | None:
         text += reader.finish()
         is_called = reader.num_whole > 0 and piece.finish_reason == "stop"
         reason = TOOL_CALLS if is_called else piece.finish_reason
-        return replace(piece, text=text, calls=calls, finish_reason=reason)
-    return replace(piece, text=text, calls=calls) if text or calls or piece.logprobs else None
+        return piece._replace(text=text, calls=calls, finish_reason=reason)
+    return piece._replace(text=text, calls=calls) if text or calls or piece.logprobs else None
 
 
 def joined_calls(deltas: Iterable[CallDelta]) -> list[CallDelta]:

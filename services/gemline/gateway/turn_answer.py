@@ -1,7 +1,6 @@
 """The answer to one turn of a session: the core's answer, whose last piece comes when the session has the turn."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -44,8 +43,8 @@ class TurnAnswer:
         if piece.finish_reason is None:
             return piece
         if piece.text or piece.logprobs or piece.calls:
-            self._last = replace(piece, text="", logprobs=(), calls=())
-            return replace(piece, finish_reason=None, usage=None)
+            self._last = piece._replace(text="", logprobs=(), calls=())
+            return piece._replace(finish_reason=None, usage=None)
         self._is_open = False
         await self._save(self._new_ids(piece), self._recording.life)
         return piece

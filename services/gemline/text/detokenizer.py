@@ -16,17 +16,23 @@ class IncrementalDecoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._held = b""
 
     def push(self, ids: Iterable[int]) -> str:
         """The text that these ids complete; possibly empty."""
-        return self._utf8.decode(self._tokenizer.join_bytes(ids))
+        return self._decode(self._tokenizer.join_bytes(ids))
 
     @property
     def is_whole(self) -> bool:
         """Whether nothing is held back."""
-        return not self._utf8.getstate()[0]
+        return not self._held
 
     def finish(self) -> str:
         """What was held back: U+FFFD when the answer ended inside a character, else nothing."""
-        return self._utf8.decode(b"", final=True)
+        return self._decode(b"", is_last=True)
+
+    def _decode(self, data: bytes, *, is_last: bool = False) -> str:
+        data = self._held + data
+        text, num_used = codecs.utf_8_decode(data, "replace", is_last)
+        self._held = data[num_used:]
+        return text

@@ -76,7 +76,8 @@ class AnswerResponse(Response):
         writer, tally = WholeWriter(self._form, self._head, self._num_choices), self._tally()
         choices = await self._open()
         try:
-            async for index, piece in choices:
+            while (numbered := await choices.next()) is not None:
+                index, piece = numbered
                 writer.piece(index, piece)
                 tally.add(index, piece.usage)
         finally:
@@ -86,7 +87,7 @@ class AnswerResponse(Response):
     async def _streamed(self, send: Send) -> ASGIApp:
         choices = await self._open()
         try:
-            first = await anext(choices, None)
+            first = await choices.next()
             await send(dict(_EVENT_STREAM))
             return _end_of_body(await self._events(first, choices, send))
         finally:
@@ -103,7 +104,7 @@ class AnswerResponse(Response):
                 events = writer.piece(index, piece)
                 if events:
                     await send({"type": "http.response.body", "body": events, "more_body": True})
-                numbered = await anext(choices, None)
+                numbered = await choices.next()
             usage = tally.total()
             return (writer.usage(usage) if self._order.with_usage else b"") + DONE
         except GemlineError as error:

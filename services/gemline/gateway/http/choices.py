@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from gemline.gateway.http.interface import AnswerStream, Generator
 from gemline.gateway.requests import GenerationRequest, Piece, Tenant
@@ -16,19 +16,20 @@ class Numbered(NamedTuple):
 
 
 class Choices:
-    """An async iterator of Numbered over all answers, each in its own order. `aclose` cancels what has not ended."""
+    """The pieces of all answers, each in its own order. `aclose` cancels what has not ended."""
 
     def __init__(self, answers: Sequence[AnswerStream]) -> None:
         self._answers = answers
         self._merged = _merged(answers) if len(answers) > 1 else None
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Numbered:
-        if self._merged is not None:
-            return await anext(self._merged)
-        return Numbered(0, await anext(self._answers[0]))
+    async def next(self) -> Numbered | None:
+        """Whichever comes first; None when all have ended."""
+        try:
+            if self._merged is not None:
+                return await anext(self._merged)
+            return Numbered(0, await anext(self._answers[0]))
+        except StopAsyncIteration:
+            return None
 
     async def aclose(self) -> None:
         """Cancel every answer that has not ended."""

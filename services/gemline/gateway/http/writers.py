@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from json.encoder import encode_basestring_ascii
 
 from gemline.gateway.http.forms import AnswerForm, AnswerHead, JsonObject, call_delta, write_usage
 from gemline.gateway.requests import CallDelta, Piece, PositionLogprobs, Usage
@@ -40,7 +41,7 @@ class ChunkWriter:
         if piece.logprobs:
             events += self._with_logprobs(index, piece.text, piece.logprobs)
         elif piece.text:
-            events += self._befores[index] + json.dumps(piece.text).encode() + self._after
+            events += self._befores[index] + encode_basestring_ascii(piece.text).encode() + self._after
         if piece.calls:
             delta = b'"delta":' + _json({"tool_calls": [call_delta(call) for call in piece.calls]})
             events += self._event(index, delta)
@@ -57,7 +58,7 @@ class ChunkWriter:
         return self._event(index, self._form.opening or b"")
 
     def _with_logprobs(self, index: int, text: str, positions: Sequence[PositionLogprobs]) -> bytes:
-        delta = self._form.before_text + json.dumps(text).encode() + self._form.after_text
+        delta = self._form.before_text + encode_basestring_ascii(text).encode() + self._form.after_text
         return self._event(index, delta, logprobs=_json(self._logprobs[index](positions)))
 
     def _event(self, index: int, delta: bytes, *, logprobs: bytes = b"null", finish_reason: str | None = None) -> bytes:
