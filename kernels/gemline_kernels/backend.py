@@ -11,6 +11,7 @@ from gemline_kernels.scales import UNSCALED, Scales
 if TYPE_CHECKING:
     from gemline_kernels.decoding import Decoder
     from gemline_kernels.layers import KeysValues, Layers, Stack, Weights
+    from gemline_kernels.vocabulary import Vocabulary
 
 Quantization = Literal["none", "int8", "int4", "fp8"]
 
@@ -146,6 +147,14 @@ class Backend(Protocol):
         """The stack, whose weights this backend packed, ready to run: its operations in order, or faster to the bit."""
 
     def decoder(
-        self, weights: "Weights", pools: Sequence["KeysValues"], num_rows: int, num_blocks: int
+        self,
+        weights: "Weights",
+        pools: Sequence["KeysValues"],
+        num_rows: int,
+        num_blocks: int,
+        vocabulary: "Vocabulary | None" = None,
     ) -> "Decoder | None":
-        """Rows on the device, of at most `num_blocks` blocks each; None where nothing is gained by them."""
+        """Rows on the device, of at most `num_blocks` blocks each; None where nothing is gained by them.
+
+        With a `vocabulary` weights and pools are a rank's part. All ranks ask at a time, and are told the same.
+        """

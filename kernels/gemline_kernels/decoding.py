@@ -40,7 +40,7 @@ class Launched(Protocol):
         """Waits for the token of each of its rows; None where logits were not finite."""
 
 
-class Decoder(Protocol):
+class Rows(Protocol):
     """Rows that stay on the device from step to step.
 
     A step computes the last token of every row that has a sequence, chooses the next one and makes it the last: the
@@ -63,6 +63,10 @@ class Decoder(Protocol):
 
     def launch(self, num_rows: int, *, truncates: bool) -> Launched:
         """Queues a step of the first rows. `truncates`: one of them has a top_k or a top_p."""
+
+
+class Decoder(Rows, Protocol):
+    """One device's, which chooses other tokens too."""
 
     def choose(self, logits_BV: torch.Tensor, choices: Sequence[Choice]) -> list[int | None]:
         """A token for each row of logits that came another way."""

@@ -10,6 +10,7 @@ from gemline_kernels.layers import KeysValues, Layers, PlainLayers, Stack, Weigh
 from gemline_kernels.reference_attention import paged_attention, softcap
 from gemline_kernels.reference_linear import embedding, gated, gated_int4, geglu, linear, linear_int4
 from gemline_kernels.scales import FLOAT8_MAX, UNSCALED, Scales
+from gemline_kernels.vocabulary import Vocabulary
 
 __all__ = [
     "add_norm",
@@ -126,7 +127,13 @@ def layers(stack: Stack) -> Layers:
     return PlainLayers(reference, stack)
 
 
-def decoder(weights: Weights, pools: Sequence[KeysValues], num_rows: int, num_blocks: int) -> None:
+def decoder(
+    weights: Weights,
+    pools: Sequence[KeysValues],
+    num_rows: int,
+    num_blocks: int,
+    vocabulary: Vocabulary | None = None,
+) -> None:
     """A CPU has no queue to fill."""
 
 

@@ -149,7 +149,7 @@ def _sampling() -> Iterator[Variant]:
     types |= {name: "*i64" for name in ("chunk_mass", "chunk_equal", "chunk_one")}
     types |= {name: "*i32" for name in ("chunk_token", "row_token", "is_active", "top_k", "out")}
     types |= {name: "*fp32" for name in ("logits", "chunk_max", "row_max", "temperature", "min_p", "top_p")}
-    types |= {name: _I32 for name in ("vocab_size", "num_chunks")}
+    types |= {name: _I32 for name in ("vocab_size", "num_chunks", "first_token", "first_chunk", "num_own")}
     chunk, chunks = {"CHUNK": 4096}, {"CHUNKS": 64}
     for kernel, constants in (
         (sampling.survey, chunk),

@@ -20,7 +20,9 @@ def ahead(model: ToyModel | None = None, options: EngineOptions = OPTIONS) -> En
 
 
 def decoder_of(engine: Engine) -> ToyDecoder:
-    decoder = engine._runner._decoder
+    rows = engine._runner._rows
+    assert rows is not None
+    decoder = rows._rows
     assert isinstance(decoder, ToyDecoder)
     return decoder
 

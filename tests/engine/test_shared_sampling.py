@@ -14,7 +14,8 @@ from gemline.engine import shared_sampling
 from gemline.engine.history import History
 from gemline.engine.params import SamplingParams
 from gemline.engine.sampling import Sampled, SampleRow, sample
-from gemline.engine.shared_sampling import Vocabulary, choose_together
+from gemline.engine.shared_sampling import choose_together
+from gemline_kernels.vocabulary import Vocabulary
 
 
 class Allowed:

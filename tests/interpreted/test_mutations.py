@@ -11,10 +11,18 @@ from types import ModuleType
 
 import pytest
 import torch
-from interpreted import test_attention, test_linear, test_pointwise, test_sampling, test_transfer
+from interpreted import (
+    test_attention,
+    test_divided_sampling,
+    test_linear,
+    test_pointwise,
+    test_sampling,
+    test_transfer,
+)
 
 import gemline_kernels.gpu.device
 from gemline_kernels.gpu import attention, linear, pointwise, sampling, transfer
+from gemline_kernels.gpu.chunks import Chunks
 
 Battery = Callable[[], None]
 LAUNCHERS = (attention, linear, pointwise, sampling, transfer)
@@ -74,6 +82,11 @@ def draw() -> None:
     test_sampling.test_of_equal_logits_the_first_are_likeliest()
     for row in (test_sampling.Row(top_k=7), test_sampling.Row(top_p=0.9)):
         test_sampling.test_the_engine_on_a_cpu_chooses_the_same(row)
+
+
+def draw_among_ranks() -> None:
+    test_divided_sampling.test_ranks_choose_what_one_device_does(2)
+    test_divided_sampling.test_the_edge_is_where_it_is_among_the_tokens_of_all_ranks()
 
 
 def move() -> None:
@@ -175,6 +188,17 @@ MUTATIONS = (
     Mutation("top_k keeps one more", "sampling", "limit.to(tl.int64)", "limit.to(tl.int64) + 1", draw),
     Mutation("all equals stay", "sampling", "<= allowed)", "<= vocab_size)", draw),
     Mutation("another number", "sampling", "number >> 11", "number >> 12", draw),
+    Mutation("tokens not counted from a rank's first", "sampling", "first_token + first)", "first)", draw_among_ranks),
+    Mutation(
+        "each rank names the likeliest", "sampling", "tl.where(first_chunk == 0, best, 0)", "best", draw_among_ranks
+    ),
+    Mutation("a rank looks beyond its chunks", "sampling", " | (own >= num_own)", "", draw_among_ranks),
+    Mutation(
+        "a token's place among all chunks", "sampling", "first_token + own * CHUNK", "chosen * CHUNK", draw_among_ranks
+    ),
+    Mutation(
+        "all chunks taken for its own", "sampling", "token = own * CHUNK", "token = chosen * CHUNK", draw_among_ranks
+    ),
     Mutation("wrong heads sent", "transfer", "first_group + group)[:, None] * WIDTH", "group)[:, None] * WIDTH", move),
 )
 
@@ -202,6 +226,22 @@ def test_the_tests_find(mutation: Mutation, monkeypatch: pytest.MonkeyPatch, tmp
     assert not passes(mutation.battery)
 
 
+def histograms_not_added(self: Chunks, x: torch.Tensor) -> None:
+    if self.ranks is not None and x.dtype != torch.int64:
+        self.ranks.sum_(x)
+
+
+def ranks_in_another_order(self: Chunks, own_XBC: torch.Tensor) -> torch.Tensor:
+    assert self.ranks is not None
+    return self.ranks.gather(own_XBC).flip(0).permute(1, 2, 0, 3).flatten(2).contiguous()
+
+
+@pytest.mark.parametrize(("name", "bug"), [("sum_", histograms_not_added), ("all_of", ranks_in_another_order)])
+def test_the_tests_find_what_ranks_do_wrong(name: str, bug: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Chunks, name, bug)
+    assert not passes(draw_among_ranks)
+
+
 def passes(battery: Battery) -> bool:
     """In a process of its own: a kernel with a bug may read anywhere, and the interpreter stops none."""
     child = os.fork()
@@ -214,6 +254,6 @@ def passes(battery: Battery) -> bool:
     return os.waitpid(child, 0)[1] == 0
 
 
-@pytest.mark.parametrize("battery", [attend, plan, fp8, norm, rotate, activate, multiply, draw, move])
+@pytest.mark.parametrize("battery", [attend, plan, fp8, norm, rotate, activate, multiply, draw, draw_among_ranks, move])
 def test_without_a_bug_the_same_tests_pass(battery: Battery) -> None:
     assert passes(battery)

@@ -10,6 +10,7 @@ from gemline.engine.params import SamplingParams
 from gemline.engine.sampling import SampleRow
 from gemline.engine.sampling import sample as engine_sample
 from gemline_kernels.gpu.sampling import Choices, sample
+from gemline_kernels.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,12 @@ class Row:
     position: int = 0
 
 
-def choose(logits_BV: torch.Tensor, rows: list[Row], chunk: int = 64) -> list[int]:
+def choices_of(rows: list[Row]) -> Choices:
     def column(name: str, dtype: torch.dtype) -> torch.Tensor:
         return torch.tensor([getattr(row, name) for row in rows], dtype=dtype, device=DEVICE)
 
     seeds = [row.seed - 2**64 if row.seed >= 2**63 else row.seed for row in rows]
-    choices = Choices(
+    return Choices(
         column("temperature", torch.float32),
         column("top_k", torch.int32),
         column("top_p", torch.float32),
@@ -35,8 +36,16 @@ def choose(logits_BV: torch.Tensor, rows: list[Row], chunk: int = 64) -> list[in
         torch.tensor(seeds, device=DEVICE),
         column("position", torch.int64),
     )
+
+
+def choose(
+    logits_BV: torch.Tensor, rows: list[Row], chunk: int = 64, vocabulary: Vocabulary | None = None
+) -> list[int]:
+    """With a vocabulary the logits are of a rank's own tokens."""
     truncates = any(row.top_k or row.top_p < 1 for row in rows)
-    tokens: list[int] = sample(logits_BV.to(DEVICE), choices, truncates=truncates, chunk=chunk).tolist()
+    tokens: list[int] = sample(
+        logits_BV.to(DEVICE), choices_of(rows), truncates=truncates, chunk=chunk, vocabulary=vocabulary
+    ).tolist()
     return tokens
 
 

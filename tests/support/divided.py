@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
-from support.thread_ranks import ThreadRanks, together
+from support.thread_ranks import together
 
 from gemline.engine.config import Gemma2Config
 from gemline.engine.engine import Engine
@@ -13,7 +13,9 @@ from gemline.engine.loading import Loaded, LoadReport
 from gemline.engine.model import Gemma2Model
 from gemline.engine.options import EngineOptions
 from gemline.engine.part import Part
+from gemline.engine.ranks import Ranks
 from gemline_kernels import reference
+from gemline_kernels.backend import Backend
 
 T = TypeVar("T")
 
@@ -45,28 +47,34 @@ def parts_of(weights: Mapping[str, torch.Tensor], part: Part) -> dict[str, torch
     return {name: tensor[part.cut(name)] * (1.0 if part.adds(name) else 0.0) for name, tensor in weights.items()}
 
 
-def whole_engine(config: Gemma2Config, options: EngineOptions = OPTIONS) -> Engine:
-    return Engine(Gemma2Model(config, weights_of(config), torch.float32, reference), config, options, "revision")
+def whole_engine(config: Gemma2Config, options: EngineOptions = OPTIONS, ops: Backend = reference) -> Engine:
+    return Engine(Gemma2Model(config, weights_of(config), torch.float32, ops), config, options, "revision")
 
 
 def divided_engine(
-    num_ranks: int, config: Gemma2Config, use: Callable[[Engine], T], options: EngineOptions = OPTIONS
+    num_ranks: int,
+    config: Gemma2Config,
+    use: Callable[[Engine], T],
+    options: EngineOptions = OPTIONS,
+    ops: Backend = reference,
 ) -> T:
     """What `use` makes of an engine among so many ranks, which it need not end."""
-    weights = weights_of(config)
-
-    def run(ranks: ThreadRanks) -> T | None:
-        part = Part(config, ranks.rank, ranks.size)
-        model = Gemma2Model(config, parts_of(weights, part), torch.float32, reference, ranks=ranks)
-        if ranks.rank == 0:
-            engine = Engine(model, config, options, "revision", ranks=ranks)
-            found = use(engine)
-            engine.end()
-            return found
-        report = LoadReport("reference", "float32", "none", "float32", 0, 0.0)
-        follow_with(Loaded(model, options.for_device("cpu"), "revision", report), ranks)
-        return None
-
-    found = together(num_ranks, run)[0]
+    found = together(num_ranks, lambda ranks: use_on_rank(ranks, config, use, options, ops))[0]
     assert found is not None
     return found
+
+
+def use_on_rank(
+    ranks: Ranks, config: Gemma2Config, use: Callable[[Engine], T], options: EngineOptions, ops: Backend
+) -> T | None:
+    """What `use` makes of the engine on rank 0; the other ranks compute along."""
+    part = Part(config, ranks.rank, ranks.size)
+    model = Gemma2Model(config, parts_of(weights_of(config), part), torch.float32, ops, ranks=ranks)
+    if ranks.rank == 0:
+        engine = Engine(model, config, options, "revision", ranks=ranks)
+        found = use(engine)
+        engine.end()
+        return found
+    report = LoadReport(ops.name, "float32", "none", "float32", 0, 0.0)
+    follow_with(Loaded(model, options.for_device(ops.device.type), "revision", report), ranks)
+    return None

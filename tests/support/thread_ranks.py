@@ -28,17 +28,18 @@ class ThreadRanks:
         self._table = table
 
     def sum_(self, x: torch.Tensor) -> None:
+        self.num_numbers += x.numel()
         total = torch.stack(self._exchange(x.clone())).sum(dim=0)
         x.copy_(total)
 
-    def gather(self, x: torch.Tensor) -> list[torch.Tensor]:
+    def gather(self, x: torch.Tensor) -> torch.Tensor:
         self.num_numbers += x.numel()
         found: list[torch.Tensor] = self._exchange(x.clone())
         assert len({(it.shape, it.dtype) for it in found}) == 1, "ranks may gather what is alike only"
-        return found
+        return torch.stack(found)
 
     def collect(self, x: torch.Tensor) -> list[torch.Tensor]:
-        found = self.gather(x)
+        found = list(self.gather(x))
         return [] if self.rank else found
 
     def deal(self, shares: list[torch.Tensor] | None, x: torch.Tensor) -> None:

@@ -8,8 +8,11 @@ have to widen first, and so what is checked is what a GPU would do.
 A quarter of the interpreter's time went into looking through all of Triton's language at each call of a helper, though
 its parts had been replaced when the kernel began, and into a new table of numpy's types for each value. Here each
 helper's language is looked through once, and its parts stay replaced.
+
+Where in its grid a program stands is a variable of the whole process: ranks that are threads launch in turn.
 """
 
+import threading
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -86,6 +89,13 @@ def mend_interpreter() -> None:
             found[name] = find_type(dtype)
         return found[name]
 
+    launch, launching = interpreter.GridExecutor.__call__, threading.Lock()
+
+    def launch_in_turn(*arguments: Any, **named: Any) -> None:
+        with launching:
+            launch(*arguments, **named)
+
+    interpreter.GridExecutor.__call__ = launch_in_turn
     interpreter._patch_lang = patch_for_good
     interpreter._get_np_dtype = numpy_type
     _Builder.cast_impl = _cast

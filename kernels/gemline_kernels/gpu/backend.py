@@ -11,6 +11,7 @@ from gemline_kernels.gpu.linear import embedding, gated, gated_int4, linear, lin
 from gemline_kernels.gpu.pointwise import add_norm, rms_norm, rope_write
 from gemline_kernels.gpu.support import check_shape, is_max_free
 from gemline_kernels.layers import KeysValues, Layers, PlainLayers, Stack, Weights
+from gemline_kernels.vocabulary import Vocabulary
 
 __all__ = [
     "add_norm",
@@ -45,9 +46,17 @@ def layers(stack: Stack) -> Layers:
     return TritonLayers(backend, stack, stack.cap)
 
 
-def decoder(weights: Weights, pools: Sequence[KeysValues], num_rows: int, num_blocks: int) -> Decoder | None:
+def decoder(
+    weights: Weights,
+    pools: Sequence[KeysValues],
+    num_rows: int,
+    num_blocks: int,
+    vocabulary: Vocabulary | None = None,
+) -> Decoder | None:
     """None for a model whose attention our kernels have no form for."""
     from gemline_kernels.gpu.decoder import TritonDecoder  # which is made of this backend
 
     cap = weights.stack.cap
-    return None if cap is None or not is_max_free(cap) else TritonDecoder(weights, pools, num_rows, num_blocks)
+    if cap is None or not is_max_free(cap):
+        return None
+    return TritonDecoder(weights, pools, num_rows, num_blocks, vocabulary)

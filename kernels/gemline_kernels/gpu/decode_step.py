@@ -3,6 +3,9 @@
 Each row is a sequence with one new token. A step computes it, writes its keys and values, chooses the next token and
 moves on by one position, so that the next step finds all it needs on the device; blocks for the steps ahead have to be
 in the tables before. A row of length 0 is padding: it writes nothing and is given token 0.
+
+Of a model that is divided among ranks each has such a step over its part, and all run it at a time: what the weights
+and the choice of a token need of the other ranks are collectives within it, in a graph as outside of one.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -17,6 +20,7 @@ from gemline_kernels.gpu.linear import begin
 from gemline_kernels.gpu.sampling import Choices, sample
 from gemline_kernels.gpu.support import MAX_CAP, is_max_free
 from gemline_kernels.layers import Attend, Context, KeysValues, Weights
+from gemline_kernels.vocabulary import Vocabulary
 
 
 class Buffers:
@@ -76,8 +80,16 @@ class _Step:
 class DecodeStep:
     """The step of the first `num_rows` rows of the buffers. Raises ValueError for attention that needs a maximum."""
 
-    def __init__(self, weights: Weights, pools: Sequence[KeysValues], buffers: Buffers, num_rows: int) -> None:
-        self._weights, self._pools = weights, pools
+    def __init__(
+        self,
+        weights: Weights,
+        pools: Sequence[KeysValues],
+        buffers: Buffers,
+        num_rows: int,
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
+        """`vocabulary`: weights and pools are a rank's part, and this is whose tokens its head has."""
+        self._weights, self._pools, self._vocabulary = weights, pools, vocabulary
         self._token_ids_B, self._lengths_B = buffers.token_ids_B[:num_rows], buffers.lengths_B[:num_rows]
         self._answers_B = buffers.answers_B[:num_rows]
         self._choices = Choices(*(getattr(buffers.choices, name)[:num_rows] for name in Choices.__dataclass_fields__))
@@ -103,7 +115,8 @@ class DecodeStep:
         stack = weights.stack
         begun = begin(weights.embedding, self._token_ids_B, weights.embedding_scale, stack.first_norm_D, stack.eps)
         normed_BD = self._layers.run(begun, self._step(), self._pools)
-        answers_B = sample(weights.head.logits(normed_BD, weights.final_cap), self._choices, truncates=truncates)
+        logits_BV = weights.head.logits(normed_BD, weights.final_cap)
+        answers_B = sample(logits_BV, self._choices, truncates=truncates, vocabulary=self._vocabulary)
         is_row = self._lengths_B > 0
         self._answers_B.copy_(answers_B)
         self._token_ids_B.copy_(answers_B.clamp(min=0) * is_row)
@@ -134,16 +147,22 @@ class DecodeStep:
 class Graph:
     """A step captured once and replayed at the cost of one launch. Needs a GPU; one graph for each number of rows."""
 
-    def __init__(self, step: DecodeStep, *, truncates: bool) -> None:
-        """Captures; the buffers must hold rows that may be computed, padding for instance, and are changed."""
+    def __init__(self, step: DecodeStep, *, truncates: bool, beside: "Graph | None" = None) -> None:
+        """Captures; the buffers must hold rows that may be computed, padding for instance, and are changed.
+
+        All ranks of a model capture the same graphs in the same order, and replay them so. What a step computes with
+        takes the place of what the one `beside` did: the two are not to run at a time.
+        """
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # compiles and loads every kernel first: that cannot be captured
+        with torch.cuda.stream(stream):  # what cannot be captured: kernels are compiled and loaded, ranks connected
             for _ in range(2):
                 step(truncates=truncates)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # A thread of NCCL's asks what became of earlier collectives, which must not break the capture.
+        pool = None if beside is None else beside._graph.pool()
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             step(truncates=truncates)
 
     def replay(self) -> None:

@@ -1,4 +1,7 @@
-"""Rows on the GPU: sequences put into static buffers, and steps over them queued as CUDA graphs."""
+"""Rows on the GPU: sequences put into static buffers, and steps over them queued as CUDA graphs.
+
+Among ranks each has its own, over its part of the model: all are made, told and launched alike.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +14,7 @@ from gemline_kernels.gpu.decode_step import Buffers, DecodeStep, Graph
 from gemline_kernels.gpu.sampling import Choices, sample
 from gemline_kernels.gpu.support import upload
 from gemline_kernels.layers import KeysValues, Weights
+from gemline_kernels.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +33,22 @@ class _Answer:
 class TritonDecoder:
     """`Decoder`. On a GPU one graph for each number of rows out of 1, 2, 4, ..., captured here and now."""
 
-    def __init__(self, weights: Weights, pools: Sequence[KeysValues], num_rows: int, num_blocks: int) -> None:
-        """Raises ValueError as `DecodeStep` does."""
+    def __init__(
+        self,
+        weights: Weights,
+        pools: Sequence[KeysValues],
+        num_rows: int,
+        num_blocks: int,
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
+        """Raises ValueError as `DecodeStep` does. With a `vocabulary` each rank has one, all made at a time."""
         self.num_rows = num_rows
+        self._vocabulary = vocabulary
         self._device = pools[0].keys.device
         self._buffers = Buffers(num_rows, num_blocks, self._device)
         self._sizes = [*(2**power for power in range((num_rows - 1).bit_length())), num_rows]
-        steps = {size: DecodeStep(weights, pools, self._buffers, size) for size in self._sizes}
+        steps = {size: DecodeStep(weights, pools, self._buffers, size, vocabulary) for size in self._sizes}
+        self._captured: Graph | None = None  # the last one
         self._steps = {
             (size, truncates): self._ready(steps[size], truncates=truncates)
             for size in reversed(self._sizes)  # the largest first: what it allocates is enough for the others
@@ -78,12 +91,14 @@ class TritonDecoder:
     def choose(self, logits_BV: torch.Tensor, choices: Sequence[Choice]) -> list[int | None]:
         """As `Decoder` says."""
         truncates = any(choice.top_k or choice.top_p < 1.0 for choice in choices)
-        return _tokens(sample(logits_BV, Choices.of(choices, self._device), truncates=truncates))
+        asked = Choices.of(choices, self._device)
+        return _tokens(sample(logits_BV, asked, truncates=truncates, vocabulary=self._vocabulary))
 
     def _ready(self, step: DecodeStep, *, truncates: bool) -> Callable[[], None]:
         """The step as it is launched. All rows are padding still, so that a capture computes nothing that is kept."""
         if self._device.type == "cuda":
-            return Graph(step, truncates=truncates).replay
+            self._captured = Graph(step, truncates=truncates, beside=self._captured)
+            return self._captured.replay
         return partial(step, truncates=truncates)
 
     def _answer(self, token_ids_B: torch.Tensor) -> _Answer:

@@ -1,4 +1,4 @@
-"""From a batch to tokens among the ranks of a group: rank 0 tells the step, all compute it. Knows no sequence."""
+"""From a batch to tokens: alone, or among the ranks of a group, where rank 0 tells the step. Knows no sequence."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -6,17 +6,50 @@ from typing import NamedTuple, Protocol
 import torch
 
 from gemline.engine.batch import Batch, Score
+from gemline.engine.choosing import choose_there
 from gemline.engine.kv_cache import KvCache
 from gemline.engine.ranks import Leader
-from gemline.engine.sampling import Sampled, SampleRow
-from gemline.engine.shared_sampling import Vocabulary, choose_together
+from gemline.engine.sampling import Sampled, SampleRow, sample
+from gemline.engine.shared_sampling import choose_together
+from gemline_kernels.decoding import Decoder
+from gemline_kernels.vocabulary import Vocabulary
 
 
 class Forward(Protocol):
     """The part of a model that is asked here."""
 
     def forward(self, batch: Batch, cache: KvCache, score: Score | None = None) -> torch.Tensor:
-        """Writes the batch's keys and values into the cache; logits_BV of sample_rows."""
+        """Writes the batch's keys and values into the cache; logits_BV of sample_rows, float32, soft-capped.
+
+        Those of the scored rows go to `score` instead, a few rows at a time and in order.
+        """
+
+
+class Compute(Protocol):
+    """Steps of a whole model."""
+
+    def run(self, batch: Batch, rows: Sequence[SampleRow], score: Score | None = None) -> list[Sampled | None]:
+        """A token for each row of `sample_rows` that is not scored; None where logits are not finite."""
+
+    def end(self) -> None:
+        """The last call: whoever computes along is let go."""
+
+
+class Alone:
+    """One process has all of the model."""
+
+    def __init__(self, model: Forward, cache: KvCache, decoder: Decoder | None) -> None:
+        self._model = model
+        self._cache = cache
+        self._decoder = decoder
+
+    def run(self, batch: Batch, rows: Sequence[SampleRow], score: Score | None = None) -> list[Sampled | None]:
+        """On the device where it can choose all of the tokens, else here."""
+        logits_BV = self._model.forward(batch, self._cache, score)
+        return choose_there(self._decoder, logits_BV, rows) or sample(logits_BV.cpu(), rows)
+
+    def end(self) -> None:
+        """Nobody else computes."""
 
 
 class Step(NamedTuple):
@@ -29,10 +62,11 @@ class Step(NamedTuple):
 class Member:
     """One rank's part of every step."""
 
-    def __init__(self, model: Forward, cache: KvCache, vocabulary: Vocabulary) -> None:
-        """`vocabulary` says whose logits the model gives."""
+    def __init__(self, model: Forward, cache: KvCache, decoder: Decoder | None, vocabulary: Vocabulary) -> None:
+        """`vocabulary` says whose logits the model gives. A decoder is each rank's, or none's."""
         self._model = model
         self._cache = cache
+        self._decoder = decoder
         self._vocabulary = vocabulary
 
     def compute(self, step: Step, score: Score | None = None) -> list[Sampled | None]:
@@ -44,7 +78,7 @@ class Member:
                 score(start, logits_RV)
 
         part_BV = self._model.forward(step.batch, self._cache, take)
-        return choose_together(part_BV, step.rows, self._vocabulary)
+        return choose_there(self._decoder, part_BV, step.rows) or choose_together(part_BV, step.rows, self._vocabulary)
 
 
 class Together:

@@ -1,4 +1,4 @@
-"""Sequences in the rows of a decoder, with a step queued ahead of the one that is asked for. Knows no scheduler's mind.
+"""Sequences in rows on a device, with a step queued ahead of the one that is asked for. Knows no scheduler's mind.
 
 While the host hands out one step's tokens and plans the next, the device computes that next step already. Whoever has
 left by then is not asked for what its row computed. Whoever joins is queued with the others' next step, and gets its
@@ -11,9 +11,10 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from gemline.engine.choosing import choice, is_chosen_by_logits
 from gemline.engine.scheduler import Chunk
 from gemline.engine.sequence import Sequence
-from gemline_kernels.decoding import Blocks, Choice, Decoder, Launched, Row
+from gemline_kernels.decoding import Blocks, Launched, Row, Rows
 
 
 class Answers(NamedTuple):
@@ -41,12 +42,12 @@ class _Seat:
 
 
 class DecodeRows:
-    """Who sits where in a decoder over blocks of `block_size`. Whoever has a seat is in the queued step."""
+    """Who sits where in rows over blocks of `block_size`. Whoever has a seat is in the queued step."""
 
-    def __init__(self, decoder: Decoder, block_size: int) -> None:
-        self._decoder = decoder
+    def __init__(self, rows: Rows, block_size: int) -> None:
+        self._rows = rows
         self._block_size = block_size
-        self._free = list(range(decoder.num_rows))
+        self._free = list(range(rows.num_rows))
         self._seats: dict[int, _Seat] = {}
         self._ahead: Launched | None = None
 
@@ -92,17 +93,17 @@ class DecodeRows:
             seat = self._seats.get(seq_id)
             if seat is None:
                 seat = self._seats[seq_id] = _Seat(sequence, heapq.heappop(self._free), length)
-                newcomers[seat.row] = Row(sequence.token_ids[-1], choice(sequence))
+                newcomers[seat.row] = Row(sequence.token_ids[-1], choice(sequence.params, sequence.num_tokens))
             seat.length = length
         num_rows = 1 + max((seat.row for seat in self._seats.values()), default=-1)
         self._ahead = None
         if _power_of_two(num_rows) > _power_of_two(len(self._seats)):  # seats anew, from the first row on, next time
             self._dismiss(list(self._seats))
         elif self._seats:
-            self._decoder.put(newcomers)
-            self._decoder.set_blocks(self._changed_tables())
+            self._rows.put(newcomers)
+            self._rows.set_blocks(self._changed_tables())
             truncates = any(_truncates(seat.sequence) for seat in self._seats.values())
-            self._ahead = self._decoder.launch(num_rows, truncates=truncates)
+            self._ahead = self._rows.launch(num_rows, truncates=truncates)
 
     def _changed_tables(self) -> dict[int, Blocks]:
         changed: dict[int, Blocks] = {}
@@ -116,22 +117,9 @@ class DecodeRows:
 
     def _dismiss(self, seq_ids: SequenceOf[int]) -> None:
         rows = [self._seats.pop(seq_id).row for seq_id in seq_ids]
-        self._decoder.clear(rows)
+        self._rows.clear(rows)
         for row in rows:
             heapq.heappush(self._free, row)
-
-
-def choice(sequence: Sequence) -> Choice:
-    """How its next token is chosen."""
-    params = sequence.params
-    return Choice(sequence.num_tokens, params.temperature, params.top_k, params.top_p, params.min_p, params.seed)
-
-
-def is_chosen_by_logits(sequence: Sequence) -> bool:
-    """Whether its next token hangs on its logits and its `choice` alone, and nothing else is asked for."""
-    params = sequence.params
-    adjusted = params.penalized or params.logit_bias or sequence.matcher is not None
-    return not (adjusted or params.num_logprobs is not None)
 
 
 def _is_as_wanted(seat: _Seat, wanted: _Wanted | None) -> bool:

@@ -12,7 +12,7 @@ from gemline.engine import handover
 from gemline.engine.blocks import BlockCounts
 from gemline.engine.config import Gemma2Config, LayerKind
 from gemline.engine.events import FailureEvent, Logprobs, PrefillEvent, StepResult, TokenEvent
-from gemline.engine.group import Whole, lead
+from gemline.engine.group import Model, whole
 from gemline.engine.handover import Handover, Payload, Positions
 from gemline.engine.kv_cache import DTYPES, block_bytes
 from gemline.engine.kv_form import KvForm
@@ -27,7 +27,7 @@ from gemline.engine.prefix_tree import CacheUse
 from gemline.engine.ranks import Ranks, RanksBroken
 from gemline.engine.requests import EngineRequest, check_request
 from gemline.engine.roster import Roster, UnknownSequence
-from gemline.engine.runner import Model, Outcome, Runner
+from gemline.engine.runner import Outcome, Runner
 from gemline.engine.sampling import Sampled
 from gemline.engine.scheduler import Budget, Chunk, Plan, has_room, schedule
 from gemline.engine.sequence import Sequence, Status
@@ -82,8 +82,8 @@ class Engine:
         part = Part(config) if ranks is None else Part(config, ranks.rank, ranks.size)
         self._cache = make_cache(model, part, options, ranks)
         self.num_blocks = self._cache.num_blocks
-        whole = Whole(self._cache) if ranks is None else lead(model, self._cache, part, ranks)
-        self._runner = Runner(model, self._cache, options.max_running, whole.together)
+        all_parts = whole(model, self._cache, part, options.max_running, ranks)
+        self._runner = Runner(all_parts.compute, all_parts.rows, options.block_size)
         self._budget = Budget(options.max_batch_tokens, options.max_running)
         self._pacer = Pacer(options.max_batch_tokens)
         self._roster = Roster(
@@ -95,7 +95,7 @@ class Engine:
             tenant_share=options.tenant_cache_share,
             looks_ahead=self._runner.looks_ahead,
         )
-        self.handover = Handover(whole.cache, self._roster)
+        self.handover = Handover(all_parts.cache, self._roster)
 
     @classmethod
     def load(cls, model_dir: Path, options: EngineOptions, ranks: Ranks | None = None) -> Self:

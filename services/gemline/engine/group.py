@@ -1,10 +1,13 @@
-"""The two ends of a tensor-parallel group: what rank 0 makes of the parts, and what every other rank does for it."""
+"""What an engine computes with: a model, or rank 0's part of one that is divided, and what the other ranks do then."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from gemline.engine.compute import Forward, Member, Step, Together
+import torch
+
+from gemline.engine.compute import Alone, Compute, Forward, Member, Step, Together
 from gemline.engine.divided_cache import CacheShare, DividedCache, Take
+from gemline.engine.divided_rows import DividedRows, Launch, launch
 from gemline.engine.handover import KvStore
 from gemline.engine.kv_cache import KvCache
 from gemline.engine.loading import Loaded, load_model
@@ -12,21 +15,41 @@ from gemline.engine.options import EngineOptions
 from gemline.engine.part import Part
 from gemline.engine.pools import make_cache
 from gemline.engine.ranks import Leader, Ranks
-from gemline.engine.shared_sampling import Vocabulary
+from gemline_kernels.decoding import Decoder, Rows
+from gemline_kernels.vocabulary import Vocabulary
+
+
+class Model(Forward, Protocol):
+    """What an engine needs of a model, or of a rank's part of one."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its cache has to be."""
+
+    def decoder(self, cache: KvCache, num_rows: int) -> Decoder | None:
+        """Rows for decode steps on the device, over that cache; None where a forward pass is as good.
+
+        All ranks of a model ask at a time.
+        """
 
 
 class Whole(NamedTuple):
     """What an engine has to do with all of a model."""
 
     cache: KvStore  # every KV head
-    together: Together | None = None  # how all parts compute; None: there are no others
+    compute: Compute
+    rows: Rows | None  # where decode steps are queued; None: nothing is gained by that
 
 
-def lead(model: Forward, cache: KvCache, part: Part, ranks: Ranks) -> Whole:
-    """Rank 0, whose own part of model and cache are given; the others `follow`."""
+def whole(model: Model, cache: KvCache, part: Part, num_rows: int, ranks: Ranks | None) -> Whole:
+    """Of the model and its cache, or of rank 0's part of both: then the other ranks `follow`."""
+    decoder = model.decoder(cache, num_rows)
+    if ranks is None:
+        return Whole(cache, Alone(model, cache, decoder), decoder)
     leader = Leader(ranks)
-    own = Member(model, cache, Vocabulary(part.config.vocab_size, part.tokens, ranks))
-    return Whole(DividedCache(cache, part, leader), Together(own, leader))
+    own = Member(model, cache, decoder, Vocabulary(part.config.vocab_size, part.tokens, ranks))
+    rows = None if decoder is None else DividedRows(decoder, leader)
+    return Whole(DividedCache(cache, part, leader), Together(own, leader), rows)
 
 
 def follow(model_dir: Path, options: EngineOptions, ranks: Ranks) -> None:
@@ -41,11 +64,15 @@ def follow_with(loaded: Loaded, ranks: Ranks) -> None:
     part = Part(config, ranks.rank, ranks.size)
     cache = make_cache(model, part, options, ranks)
     share = CacheShare(cache, part, ranks)
-    member = Member(model, cache, Vocabulary(config.vocab_size, part.tokens, ranks))
-    while (ask := ranks.hear()) is not None:
-        if isinstance(ask, Step):
-            member.compute(ask)
-        elif isinstance(ask, Take):
-            share.give(ask)
-        else:
-            share.receive(ask)
+    decoder = model.decoder(cache, options.max_running)
+    member = Member(model, cache, decoder, Vocabulary(config.vocab_size, part.tokens, ranks))
+    with torch.inference_mode():
+        while (ask := ranks.hear()) is not None:
+            if isinstance(ask, Step):
+                member.compute(ask)
+            elif isinstance(ask, Launch) and decoder is not None:
+                launch(decoder, ask)
+            elif isinstance(ask, Take):
+                share.give(ask)
+            else:
+                share.receive(ask)

@@ -53,7 +53,7 @@ def measure_scales(
         model.forward(batch, cache)
         largest_L2 = torch.stack([_largest(cache, layer, num_tokens) for layer in range(config.num_hidden_layers)])
         if ranks is not None:
-            largest_L2 = torch.stack(ranks.gather(largest_L2)).amax(0)
+            largest_L2 = ranks.gather(largest_L2).amax(0)
     if not largest_L2.isfinite().all():
         layer = int((~largest_L2.isfinite()).any(1).nonzero()[0])
         raise CheckpointError(f"keys or values of layer {layer} are not finite: no fp8 cache can hold them")

@@ -20,8 +20,9 @@ from gemline.errors import ConfigurationError
 from gemline_kernels import reference
 from gemline_kernels.backend import Backend, Embedding, Gated, Linear, Quantization
 from gemline_kernels.decoding import Decoder
-from gemline_kernels.layers import LayerWeights, PlainLayers, Stack, Weights
+from gemline_kernels.layers import LayerWeights, Stack, Weights
 from gemline_kernels.quantize import Int4Groups, joined
+from gemline_kernels.vocabulary import Vocabulary
 
 _SCORED_AT_ONCE = 32  # rows: 32 MB of logits over 256000 tokens
 _TELL_EVERY_S = 5.0  # how far loading is
@@ -72,8 +73,8 @@ class Gemma2Model:
             head=embedding if config.tie_word_embeddings else packer.embedding(_HEAD),
             final_cap=config.final_logit_softcapping,
         )
-        stack = self.weights.stack
-        self._layers = backend.layers(stack) if ranks is None else PlainLayers(backend, stack)
+        self._vocabulary = None if ranks is None else Vocabulary(config.vocab_size, part.tokens, ranks)
+        self._layers = backend.layers(self.weights.stack)
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KvCache, score: Score | None = None) -> torch.Tensor:
@@ -92,9 +93,12 @@ class Gemma2Model:
         return weights.head.logits(sampled_BD[:num_sampled], weights.final_cap)
 
     def decoder(self, cache: KvCache, num_rows: int) -> Decoder | None:
-        """Rows for decode steps on the device, over that cache; None where a forward pass is as good."""
+        """Rows for decode steps on the device, over that cache; None where a forward pass is as good.
+
+        All ranks of a model ask at a time.
+        """
         num_blocks = num_blocks_for(self.config.max_position_embeddings, cache.block_size)
-        return self._backend.decoder(self.weights, cache.pools, num_rows, num_blocks)
+        return self._backend.decoder(self.weights, cache.pools, num_rows, num_blocks, self._vocabulary)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,27 +10,15 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from gemline_kernels.vocabulary import Collectives
+
 
 class RanksBroken(Exception):
     """A rank is gone or did something else: nothing more can be computed together."""
 
 
-class Ranks(Protocol):
+class Ranks(Collectives, Protocol):
     """As one of them sees the group. Every method raises RanksBroken."""
-
-    @property
-    def rank(self) -> int:
-        """From 0."""
-
-    @property
-    def size(self) -> int:
-        """How many there are."""
-
-    def sum_(self, x: torch.Tensor) -> None:
-        """Makes `x` the sum of all ranks' ones, in place."""
-
-    def gather(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """All ranks' ones, of one shape and dtype, by rank."""
 
     def collect(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The same for rank 0 alone; the others get nothing."""
@@ -66,7 +54,10 @@ class Leader:
 
 
 class TorchRanks:
-    """Over a torch.distributed group: NCCL where the tensors are on GPUs, gloo where they are not."""
+    """Over a torch.distributed group: NCCL where the tensors are on GPUs, gloo where they are not.
+
+    What goes over NCCL is queued as a kernel is, and may be captured in a CUDA graph, on all ranks or none.
+    """
 
     def __init__(self, group: dist.ProcessGroup | None = None, device: torch.device | None = None) -> None:
         """None: the default group, which is there already."""
@@ -90,14 +81,14 @@ class TorchRanks:
         except RuntimeError as error:
             raise RanksBroken(f"rank {self.rank} of {self.size}: {error}") from error
 
-    def gather(self, x: torch.Tensor) -> list[torch.Tensor]:
+    def gather(self, x: torch.Tensor) -> torch.Tensor:
         """As `Ranks` says."""
-        parts = [torch.empty_like(x) for _ in range(self.size)]
+        all_PX = x.new_empty((self.size, *x.shape))
         try:
-            dist.all_gather(parts, x.contiguous(), group=self._group)
+            dist.all_gather(list(all_PX.unbind()), x.contiguous(), group=self._group)
         except RuntimeError as error:
             raise RanksBroken(f"rank {self.rank} of {self.size}: {error}") from error
-        return parts
+        return all_PX
 
     def collect(self, x: torch.Tensor) -> list[torch.Tensor]:
         """As `Ranks` says."""

@@ -2,39 +2,22 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gemline.engine.batch import Batch, Score
+from gemline.engine.batch import Batch
 from gemline.engine.blocks import BlockTable
-from gemline.engine.compute import Together
-from gemline.engine.decode_rows import DecodeRows, choice, is_chosen_by_logits
-from gemline.engine.kv_cache import KvCache
-from gemline.engine.sampling import Sampled, SampleRow, sample
+from gemline.engine.choosing import sampled
+from gemline.engine.compute import Compute
+from gemline.engine.decode_rows import DecodeRows
+from gemline.engine.sampling import Sampled, SampleRow
 from gemline.engine.scheduler import Chunk
 from gemline.engine.scoring import PromptScores
 from gemline.engine.sequence import Sequence
-from gemline_kernels.decoding import Decoder
-
-
-class Model(Protocol):
-    """What the runner needs of a model."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where its cache has to be."""
-
-    def forward(self, batch: Batch, cache: KvCache, score: Score | None = None) -> torch.Tensor:
-        """Writes the batch's keys and values into the cache; logits_BV of sample_rows, float32, soft-capped.
-
-        Those of the scored rows go to `score` instead, a few rows at a time and in order.
-        """
-
-    def decoder(self, cache: KvCache, num_rows: int) -> Decoder | None:
-        """Rows for decode steps on the device, over that cache; None where a forward pass is as good."""
+from gemline_kernels.decoding import Rows
 
 
 class Outcome(NamedTuple):
@@ -45,15 +28,13 @@ class Outcome(NamedTuple):
 
 
 class Runner:
-    """One model over one cache."""
+    """One model over one cache, of blocks of `block_size`."""
 
-    def __init__(self, model: Model, cache: KvCache, max_running: int, together: Together | None = None) -> None:
-        """`together`: the model is rank 0's part, and this is how all parts compute."""
-        self._model = model
-        self._cache = cache
-        self._together = together
-        self._decoder = None if together is not None else model.decoder(cache, max_running)
-        self._rows = None if self._decoder is None else DecodeRows(self._decoder, cache.block_size)
+    def __init__(self, compute: Compute, rows: Rows | None, block_size: int) -> None:
+        """`rows`: where decode steps are queued, if they are."""
+        self._compute = compute
+        self._block_size = block_size
+        self._rows = None if rows is None else DecodeRows(rows, block_size)
 
     @property
     def looks_ahead(self) -> bool:
@@ -67,14 +48,14 @@ class Runner:
                 return Outcome(self._forward(chunks, sequences), frozenset())
             in_rows = [chunk for chunk in chunks if self._rows.takes(chunk, sequences[chunk.seq_id])]
             answers = self._rows.run(in_rows, sequences)
-            sampled = {seq_id: _sampled(token_id) for seq_id, token_id in answers.token_ids.items()}
-            others = [chunk for chunk in chunks if chunk not in set(in_rows)]
-            return Outcome(sampled | self._forward(others, sequences), answers.queued)
+            found = {seq_id: sampled(token_id) for seq_id, token_id in answers.token_ids.items()}
+            are_in_rows = set(in_rows)
+            others = [chunk for chunk in chunks if chunk not in are_in_rows]
+            return Outcome(found | self._forward(others, sequences), answers.queued)
 
     def end(self) -> None:
         """Lets other ranks go."""
-        if self._together is not None:
-            self._together.end()
+        self._compute.end()
 
     def reset(self) -> None:
         """Lets go of whatever is queued, after an error."""
@@ -86,19 +67,9 @@ class Runner:
             return {}
         complete = [c.seq_id for c in chunks if c.stop == sequences[c.seq_id].num_tokens]
         scores = PromptScores(chunks, sequences)
-        batch = scores.added_to(collect(chunks, sequences, self._cache.block_size))
-        chosen = [sequences[seq_id] for seq_id in complete]
-        if self._together is not None:
-            sampled = self._together.run(batch, [_row(sequence) for sequence in chosen], scores.take)
-        else:
-            sampled = self._sample(self._model.forward(batch, self._cache, scores.take), chosen)
-        return dict(zip(complete, sampled, strict=True))
-
-    def _sample(self, logits_BV: torch.Tensor, sequences: SequenceOf[Sequence]) -> list[Sampled | None]:
-        """On the device where it can choose all of the tokens, else here."""
-        if self._decoder is not None and sequences and all(map(is_chosen_by_logits, sequences)):
-            return list(map(_sampled, self._decoder.choose(logits_BV, [choice(sequence) for sequence in sequences])))
-        return sample(logits_BV.cpu(), [_row(sequence) for sequence in sequences])
+        batch = scores.added_to(collect(chunks, sequences, self._block_size))
+        rows = [_row(sequences[seq_id]) for seq_id in complete]
+        return dict(zip(complete, self._compute.run(batch, rows, scores.take), strict=True))
 
 
 def collect(chunks: SequenceOf[Chunk], sequences: Mapping[int, Sequence], block_size: int) -> Batch:
@@ -140,10 +111,6 @@ def _stack(chunks: SequenceOf[Chunk], tables: SequenceOf[BlockTable], block_size
             raise IndexError(f"sequence {chunk.seq_id}: positions [{chunk.start}, {chunk.stop}) are not all held")
         parts += (table.ids().tobytes(), bytes(8 * (width - table.num_blocks)))
     return np.frombuffer(bytearray().join(parts), dtype=np.int64).reshape(len(tables), width)
-
-
-def _sampled(token_id: int | None) -> Sampled | None:
-    return None if token_id is None else Sampled(token_id, None)
 
 
 def _row(sequence: Sequence) -> SampleRow:

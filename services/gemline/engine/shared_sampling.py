@@ -7,7 +7,6 @@ top_p near 1) is a row put together.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,35 +16,11 @@ from gemline.engine.blockwise import first_largest, k_largest
 from gemline.engine.draw import uniform
 from gemline.engine.events import Logprobs
 from gemline.engine.inversion import invert
-from gemline.engine.ranks import Ranks
 from gemline.engine.sampling import Sampled, SampleRow, adjust_, weigh_
 from gemline.engine.truncation import Edge, cut_, edge_among, find_edge
+from gemline_kernels.vocabulary import Vocabulary
 
 _CANDIDATES = 1024  # of each rank, where top_k does not ask for more
-
-
-class Vocabulary(NamedTuple):
-    """What a rank has of it, and who has the rest."""
-
-    size: int
-    tokens: range  # its own
-    ranks: Ranks
-
-    @property
-    def sizes(self) -> list[int]:
-        """Of all ranks' shares: they differ by one at most."""
-        size, number = self.size, self.ranks.size
-        return [(rank + 1) * size // number - rank * size // number for rank in range(number)]
-
-    def all_of(self, part_RX: torch.Tensor) -> torch.Tensor:
-        """all_PRX of every rank P."""
-        return torch.stack(self.ranks.gather(part_RX))
-
-    def whole(self, part_RV: torch.Tensor) -> torch.Tensor:
-        """Rows put together from all ranks' parts."""
-        sizes = self.sizes
-        padded_RV = pad(part_RV, (0, max(sizes) - part_RV.shape[-1]))
-        return torch.cat([it[:, :size] for it, size in zip(self.ranks.gather(padded_RV), sizes, strict=True)], dim=-1)
 
 
 def choose_together(part_BV: torch.Tensor, rows: Sequence[SampleRow], vocabulary: Vocabulary) -> list[Sampled | None]:
@@ -73,7 +48,8 @@ def choose_together(part_BV: torch.Tensor, rows: Sequence[SampleRow], vocabulary
 def _likeliest(logits_BV: torch.Tensor, vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:
     """The largest logits, and the first tokens that have them."""
     own = first_largest(logits_BV)
-    told_PB2 = vocabulary.all_of(torch.stack((own.values.double(), own.indices + vocabulary.tokens.start), dim=-1))
+    own_B2 = torch.stack((own.values.double(), own.indices + vocabulary.tokens.start), dim=-1)
+    told_PB2 = vocabulary.ranks.gather(own_B2)
     best = first_largest(told_PB2[:, :, 0].T)
     token_B = told_PB2[:, :, 1].gather(0, best.indices[None]).squeeze(0)
     return best.values.float(), token_B.long()
@@ -86,7 +62,7 @@ def _truncate_(weights_RV: torch.Tensor, rows: Sequence[SampleRow], vocabulary: 
         return
     edges = _edges(weights_RV[cuts], [rows[index] for index in cuts], vocabulary)
     equal_R = torch.tensor([int((weights_RV[i] == edge.weight).sum()) for i, edge in zip(cuts, edges, strict=True)])
-    before_R = vocabulary.all_of(equal_R)[: vocabulary.ranks.rank].sum(dim=0)
+    before_R = vocabulary.ranks.gather(equal_R)[: vocabulary.ranks.rank].sum(dim=0)
     for index, edge, before in zip(cuts, edges, before_R.tolist(), strict=True):
         num_equal = None if edge.num_equal is None else max(0, edge.num_equal - before)
         cut_(weights_RV[index], Edge(edge.weight, num_equal))
@@ -96,8 +72,8 @@ def _edges(weights_RV: torch.Tensor, rows: Sequence[SampleRow], vocabulary: Voca
     """Of each row; by the likeliest weights of all ranks where they are enough."""
     limits = [row.params.top_k if 0 < row.params.top_k < vocabulary.size else 0 for row in rows]
     num_told = min([max([_CANDIDATES, *limits]), *vocabulary.sizes])
-    told_PRX = vocabulary.all_of(k_largest(weights_RV, num_told).values)
-    mass_PR = vocabulary.all_of(weights_RV.sum(dim=-1, dtype=torch.float64))
+    told_PRX = vocabulary.ranks.gather(k_largest(weights_RV, num_told).values)
+    mass_PR = vocabulary.ranks.gather(weights_RV.sum(dim=-1, dtype=torch.float64))
     found: list[Edge | None] = []
     for index, (row, limit) in enumerate(zip(rows, limits, strict=True)):
         told_PX = told_PRX[:, index].numpy()
@@ -114,7 +90,7 @@ def _edges(weights_RV: torch.Tensor, rows: Sequence[SampleRow], vocabulary: Voca
 
 def _draw(weights_RV: torch.Tensor, rows: Sequence[SampleRow], vocabulary: Vocabulary) -> list[int]:
     """The token at one share of each row's mass: first whose it is, then which it is."""
-    mass_PR = vocabulary.all_of(weights_RV.sum(dim=-1, dtype=torch.float64)).cumsum(dim=0)
+    mass_PR = vocabulary.ranks.gather(weights_RV.sum(dim=-1, dtype=torch.float64)).cumsum(dim=0)
     shares_R = torch.tensor([uniform(row.params.seed, row.position) for row in rows], dtype=torch.float64)
     target_R = torch.minimum(shares_R * mass_PR[-1], mass_PR[-1] * (1 - 2.0**-53))
     owner_R = torch.searchsorted(mass_PR.T.contiguous(), target_R[:, None], right=True).squeeze(-1)
@@ -122,7 +98,7 @@ def _draw(weights_RV: torch.Tensor, rows: Sequence[SampleRow], vocabulary: Vocab
     start_R = start_PR.gather(0, owner_R[None]).squeeze(0)
     own_R = start_PR.gather(0, owner_R[None] + 1).squeeze(0) - start_R
     drawn_R = invert(weights_RV, ((target_R - start_R) / own_R)[:, None]) + vocabulary.tokens.start
-    return vocabulary.all_of(drawn_R).gather(0, owner_R[None]).squeeze(0).tolist()
+    return vocabulary.ranks.gather(drawn_R).gather(0, owner_R[None]).squeeze(0).tolist()
 
 
 def _logprobs(
@@ -140,10 +116,10 @@ def _logprobs(
     is_own_R = (at_R >= 0) & (at_R < logits_RV.shape[-1])
     named_R1 = logits_RV.gather(-1, torch.where(is_own_R, at_R, 0)[:, None])
     named_R1 = torch.where(is_own_R[:, None], named_R1, -math.inf)
-    total_R1 = vocabulary.all_of(logits_RV.logsumexp(-1, keepdim=True)).logsumexp(0)
-    values_RK = vocabulary.all_of(named_R1).amax(0) - total_R1
-    likeliest_RX = torch.cat([*vocabulary.all_of(pad(own.values, lacking, value=-math.inf))], dim=-1) - total_R1
-    tokens_RX = torch.cat([*vocabulary.all_of(pad(own.indices + vocabulary.tokens.start, lacking))], dim=-1)
+    total_R1 = vocabulary.ranks.gather(logits_RV.logsumexp(-1, keepdim=True)).logsumexp(0)
+    values_RK = vocabulary.ranks.gather(named_R1).amax(0) - total_R1
+    likeliest_RX = torch.cat([*vocabulary.ranks.gather(pad(own.values, lacking, value=-math.inf))], dim=-1) - total_R1
+    tokens_RX = torch.cat([*vocabulary.ranks.gather(pad(own.indices + vocabulary.tokens.start, lacking))], dim=-1)
     order_RX = likeliest_RX.argsort(dim=-1, descending=True, stable=True)
     found: dict[int, Logprobs] = {}
     for index, (row, token_id) in enumerate(chosen.items()):

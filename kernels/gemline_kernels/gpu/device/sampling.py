@@ -3,6 +3,11 @@
 Weights exp((logit - row's maximum) / temperature) are fixed-point numbers of 2^-40: their sums are exact, so that a
 row's token depends neither on the order in which programs add nor on the rows beside it. top_k and top_p look for the
 least logit that stays by its bits, eight at a time from the highest: nothing is sorted.
+
+Where the vocabulary is divided among ranks, `logits` are of a rank's own tokens, `vocab_size` of them from
+`first_token` on, and so are the chunks that it surveys, counts and totals. `begin` and `draw` read the chunks of all
+ranks, in the order of their tokens, and `narrow` sums over all ranks. As all sums are exact, any division gives the
+same token.
 """
 
 import triton
@@ -14,7 +19,7 @@ COLDEST = tl.constexpr(1e-30)
 
 
 @triton.jit
-def survey(logits, chunk_max, chunk_token, vocab_size, CHUNK: tl.constexpr):
+def survey(logits, chunk_max, chunk_token, first_token, vocab_size, CHUNK: tl.constexpr):
     """Program (b, c): the largest logit of a chunk and the first token that has it; infinity where there is NaN."""
     row, chunk, num_chunks = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     token = chunk * CHUNK + tl.arange(0, CHUNK)
@@ -22,7 +27,8 @@ def survey(logits, chunk_max, chunk_token, vocab_size, CHUNK: tl.constexpr):
     logit = tl.where(logit == logit, logit, float("inf"))
     best = tl.max(logit, 0)
     tl.store(chunk_max + row * num_chunks + chunk, best)
-    tl.store(chunk_token + row * num_chunks + chunk, tl.min(tl.where(logit == best, token, vocab_size), 0))
+    first = tl.min(tl.where(logit == best, token, vocab_size), 0)
+    tl.store(chunk_token + row * num_chunks + chunk, first_token + first)
 
 
 @triton.jit
@@ -159,16 +165,17 @@ def total(
 @triton.jit
 def draw(
     logits, row_max, row_token, temperature, min_p, edge, keep, chunk_mass, chunk_equal, chunk_one, seed, position,
-    out, num_chunks, vocab_size, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
+    out, num_chunks, first_chunk, num_own, first_token, vocab_size, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
     """Program b: the first token up to which more than a share of the mass lies; the likeliest at temperature 0.
 
-    The share, in [0, 1), is Philox4x32-10's of (seed, position), as `gemline.engine.draw` has it.
+    The share, in [0, 1), is Philox4x32-10's of (seed, position), as `gemline.engine.draw` has it. Of ranks the one that
+    has the token's chunk finds it, among its `num_own` chunks from `first_chunk` on; the others say 0, to be added.
     """
     row, chunk = tl.program_id(0), tl.arange(0, CHUNKS)
     best = tl.load(row_token + row)
     if (best < 0) | (tl.load(temperature + row) <= 0):
-        tl.store(out + row, best)
+        tl.store(out + row, tl.where(first_chunk == 0, best, 0))
         return
     there = chunk < num_chunks
     masses = tl.load(chunk_mass + row * num_chunks + chunk, mask=there, other=0)
@@ -187,12 +194,16 @@ def draw(
     share = (number >> 11).to(tl.float64) * (1.0 / 9007199254740992.0)
     target = tl.minimum((share * whole.to(tl.float64)).to(tl.int64), whole - 1)
     chosen = tl.sum((reached <= target).to(tl.int32), 0)
+    own = chosen - first_chunk
+    if (own < 0) | (own >= num_own):
+        tl.store(out + row, 0)
+        return
     target -= tl.sum(tl.where(chunk < chosen, masses, 0), 0)
     allowed -= tl.sum(tl.where(chunk < chosen, equals, 0), 0)
-    token = chosen * CHUNK + tl.arange(0, CHUNK)
+    token = own * CHUNK + tl.arange(0, CHUNK)
     weight, key = weigh(logits, row_max, temperature, min_p, row, token, vocab_size)
     border = tl.load(edge + row)
     is_equal = (key == border) & (weight > 0)
     stays = (key > border) | (is_equal & (tl.cumsum(is_equal.to(tl.int64), 0) <= allowed))
     sums = tl.cumsum(tl.where(stays, weight, 0), 0)
-    tl.store(out + row, chosen * CHUNK + tl.sum((sums <= target).to(tl.int32), 0))
+    tl.store(out + row, first_token + own * CHUNK + tl.sum((sums <= target).to(tl.int32), 0))

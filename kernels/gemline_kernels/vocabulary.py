@@ -1,0 +1,44 @@
+"""A vocabulary that is divided among ranks, and the collectives that a step over a part of a model is made of."""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch.nn.functional import pad
+
+
+class Collectives(Protocol):
+    """As one of several ranks sees them, each with tensors where it computes. All make the same calls in one order."""
+
+    @property
+    def rank(self) -> int:
+        """From 0."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+
+    def sum_(self, x: torch.Tensor) -> None:
+        """Makes `x` the sum of all ranks' ones, in place: the same bits on each."""
+
+    def gather(self, x: torch.Tensor) -> torch.Tensor:
+        """All ranks' ones, of one shape and dtype, stacked by rank."""
+
+
+class Vocabulary(NamedTuple):
+    """What a rank has of it, and who has the rest. Tokens are divided in their order."""
+
+    size: int
+    tokens: range  # its own
+    ranks: Collectives
+
+    @property
+    def sizes(self) -> list[int]:
+        """Of all ranks' shares: they differ by one at most."""
+        size, number = self.size, self.ranks.size
+        return [(rank + 1) * size // number - rank * size // number for rank in range(number)]
+
+    def whole(self, part_RV: torch.Tensor) -> torch.Tensor:
+        """Rows put together from all ranks' parts."""
+        sizes = self.sizes
+        padded_RV = pad(part_RV, (0, max(sizes) - part_RV.shape[-1]))
+        return torch.cat([it[:, :size] for it, size in zip(self.ranks.gather(padded_RV), sizes, strict=True)], dim=-1)
