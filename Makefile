@@ -64,7 +64,7 @@ bench: $(VENV)/.dev
 GPU_PYTHON ?= python3
 GPU_PYTEST ?= $(shell $(GPU_PYTHON) -c 'import xdist' 2>/dev/null && printf %s -n6)
 GPU_BUDGET_S ?= 400
-KERNEL_TESTS := $(patsubst %,tests/interpreted/test_%.py,attention linear pointwise sampling transfer)
+KERNEL_TESTS := $(patsubst %,tests/interpreted/test_%.py,attention divided_sampling linear pointwise sampling transfer)
 gpu: export PYTHONPATH := kernels:services:tests
 gpu:
 	@$(GPU_PYTHON) -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "no NVIDIA GPU here")'

@@ -25,6 +25,7 @@ from gemline.engine.requests import EngineRequest
 from gemline.engine.weights import Weights
 from gemline.errors import ConfigurationError
 from gemline_kernels import reference
+from gemline_kernels.vocabulary import Vocabulary
 
 MIXED = (
     SamplingParams(12, temperature=0.0),
@@ -64,6 +65,16 @@ def test_ranks_answer_as_one_does(num_ranks: int, groups: int) -> None:
             for one, other in zip(mine, theirs, strict=True):
                 assert one.token_ids == other.token_ids
                 assert one.values == pytest.approx(other.values, abs=1e-4)
+
+
+def test_no_row_of_logits_is_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for a token nor for log-probabilities of answer and prompt. What top_p needs is among the likeliest."""
+
+    def refuse(_: Vocabulary, part_RV: torch.Tensor) -> torch.Tensor:
+        raise AssertionError(f"{part_RV.shape} were to cross")
+
+    monkeypatch.setattr(Vocabulary, "whole", refuse)
+    assert all(divided_engine(2, CONFIG, answers).values())
 
 
 def test_a_step_that_fails_on_rank_0_breaks_the_group_and_is_not_tried_again() -> None:

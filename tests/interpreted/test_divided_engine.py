@@ -49,6 +49,17 @@ def answers(engine: Engine) -> list[Answer]:
     return found
 
 
+def check(found: list[Answer] | None, expected: list[Answer]) -> None:
+    """The same tokens, and nearly the same log-probabilities."""
+    assert found is not None
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.token_ids == theirs.token_ids
+        assert len(mine.logprobs) == len(theirs.logprobs)
+        for one, other in zip(mine.logprobs, theirs.logprobs, strict=True):
+            assert one.token_ids == other.token_ids
+            assert one.values == pytest.approx(other.values, abs=1e-4)
+
+
 @pytest.fixture(scope="module")
 def expected() -> list[Answer]:
     return answers(whole_engine(SMALL, BLOCKS, backend))
@@ -57,9 +68,4 @@ def expected() -> list[Answer]:
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])
 def test_ranks_answer_as_one_device_does(num_ranks: int, expected: list[Answer]) -> None:
     """Greedy and drawn, cut off and not; with log-probabilities, which rows do not give. Key-value heads are 2."""
-    for mine, theirs in zip(divided_engine(num_ranks, SMALL, answers, BLOCKS, backend), expected, strict=True):
-        assert mine.token_ids == theirs.token_ids
-        assert len(mine.logprobs) == len(theirs.logprobs)
-        for one, other in zip(mine.logprobs, theirs.logprobs, strict=True):
-            assert one.token_ids == other.token_ids
-            assert one.values == pytest.approx(other.values, abs=1e-4)
+    check(divided_engine(num_ranks, SMALL, answers, BLOCKS, backend), expected)

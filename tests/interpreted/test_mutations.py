@@ -87,6 +87,7 @@ def draw() -> None:
 def draw_among_ranks() -> None:
     test_divided_sampling.test_ranks_choose_what_one_device_does(2)
     test_divided_sampling.test_the_edge_is_where_it_is_among_the_tokens_of_all_ranks()
+    test_divided_sampling.test_a_chunk_may_be_empty_and_a_rank_without_any_mass()
 
 
 def move() -> None:

@@ -10,7 +10,8 @@ from gemline.engine.choosing import choose_there
 from gemline.engine.kv_cache import KvCache
 from gemline.engine.ranks import Leader
 from gemline.engine.sampling import Sampled, SampleRow, sample
-from gemline.engine.shared_sampling import choose_together
+from gemline.engine.scoring import PromptScores, Scored, score
+from gemline.engine.shared_sampling import choose_together, logprobs_together
 from gemline_kernels.decoding import Decoder
 from gemline_kernels.vocabulary import Vocabulary
 
@@ -28,7 +29,7 @@ class Forward(Protocol):
 class Compute(Protocol):
     """Steps of a whole model."""
 
-    def run(self, batch: Batch, rows: Sequence[SampleRow], score: Score | None = None) -> list[Sampled | None]:
+    def run(self, batch: Batch, rows: Sequence[SampleRow], scores: PromptScores) -> list[Sampled | None]:
         """A token for each row of `sample_rows` that is not scored; None where logits are not finite."""
 
     def end(self) -> None:
@@ -43,9 +44,14 @@ class Alone:
         self._cache = cache
         self._decoder = decoder
 
-    def run(self, batch: Batch, rows: Sequence[SampleRow], score: Score | None = None) -> list[Sampled | None]:
+    def run(self, batch: Batch, rows: Sequence[SampleRow], scores: PromptScores) -> list[Sampled | None]:
         """On the device where it can choose all of the tokens, else here."""
-        logits_BV = self._model.forward(batch, self._cache, score)
+        wanted = scores.wanted
+
+        def take(start: int, logits_RV: torch.Tensor) -> None:
+            scores.take(start, score(logits_RV, wanted[start : start + len(logits_RV)]))
+
+        logits_BV = self._model.forward(batch, self._cache, take)
         return choose_there(self._decoder, logits_BV, rows) or sample(logits_BV.cpu(), rows)
 
     def end(self) -> None:
@@ -57,6 +63,7 @@ class Step(NamedTuple):
 
     batch: Batch
     rows: tuple[SampleRow, ...]
+    scored: tuple[Scored, ...]
 
 
 class Member:
@@ -69,13 +76,15 @@ class Member:
         self._decoder = decoder
         self._vocabulary = vocabulary
 
-    def compute(self, step: Step, score: Score | None = None) -> list[Sampled | None]:
+    def compute(self, step: Step, scores: PromptScores | None = None) -> list[Sampled | None]:
         """A token for each row of `sample_rows` that is not scored; the same on all ranks. Raises RanksBroken."""
 
         def take(start: int, part_RV: torch.Tensor) -> None:
-            logits_RV = self._vocabulary.whole(part_RV)
-            if score is not None:
-                score(start, logits_RV)
+            wanted = step.scored[start : start + len(part_RV)]
+            token_ids, numbers = [one.token_id for one in wanted], [one.num_likeliest for one in wanted]
+            found = logprobs_together(part_RV, token_ids, numbers, self._vocabulary)
+            if scores is not None:
+                scores.take(start, [found[row] for row in range(len(wanted))])
 
         part_BV = self._model.forward(step.batch, self._cache, take)
         return choose_there(self._decoder, part_BV, step.rows) or choose_together(part_BV, step.rows, self._vocabulary)
@@ -88,11 +97,11 @@ class Together:
         self._own = own
         self._leader = leader
 
-    def run(self, batch: Batch, rows: Sequence[SampleRow], score: Score | None = None) -> list[Sampled | None]:
+    def run(self, batch: Batch, rows: Sequence[SampleRow], scores: PromptScores) -> list[Sampled | None]:
         """What `Member.compute` gives. Raises RanksBroken."""
-        step = Step(batch, tuple(row.told() for row in rows))
+        step = Step(batch, tuple(row.told() for row in rows), scores.wanted)
         with self._leader.together(step):
-            return self._own.compute(step, score)
+            return self._own.compute(step, scores)
 
     def end(self) -> None:
         """Lets the others go."""

@@ -69,7 +69,7 @@ class Runner:
         scores = PromptScores(chunks, sequences)
         batch = scores.added_to(collect(chunks, sequences, self._block_size))
         rows = [_row(sequences[seq_id]) for seq_id in complete]
-        return dict(zip(complete, self._compute.run(batch, rows, scores.take), strict=True))
+        return dict(zip(complete, self._compute.run(batch, rows, scores), strict=True))
 
 
 def collect(chunks: SequenceOf[Chunk], sequences: Mapping[int, Sequence], block_size: int) -> Batch:

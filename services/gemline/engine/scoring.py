@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from gemline.engine.batch import Batch
+from gemline.engine.events import Logprobs
 from gemline.engine.logprobs import logprobs
 from gemline.engine.scheduler import Chunk
 from gemline.engine.sequence import Sequence
@@ -21,8 +22,15 @@ class _Row(NamedTuple):
     position: int  # of that token
 
 
+class Scored(NamedTuple):
+    """What is wanted of a row of logits."""
+
+    token_id: int
+    num_likeliest: int
+
+
 class PromptScores:
-    """Of the chunks of one step; `take` is what a model gives the rows' logits to."""
+    """Of the chunks of one step; `take` is told what a model's logits say."""
 
     def __init__(self, chunks: SequenceOf[Chunk], sequences: Mapping[int, Sequence]) -> None:
         self._rows: list[_Row] = []
@@ -42,12 +50,23 @@ class PromptScores:
         rows_R = torch.tensor([row.row for row in self._rows], dtype=torch.int64)
         return replace(batch, sample_rows=torch.cat((batch.sample_rows, rows_R)), num_scored=len(self._rows))
 
-    def take(self, start: int, logits_RV: torch.Tensor) -> None:
-        """Notes what the logits of the rows from `start` on say of the tokens that follow."""
-        rows = self._rows[start : start + len(logits_RV)]
-        for number in {row.sequence.params.num_logprobs or 0 for row in rows}:
-            indices = [index for index, row in enumerate(rows) if (row.sequence.params.num_logprobs or 0) == number]
-            token_ids = [rows[index].sequence.token_ids[rows[index].position] for index in indices]
-            found = logprobs(logits_RV[torch.tensor(indices)], token_ids, number)
-            for index, one in zip(indices, found, strict=True):
-                rows[index].sequence.prompt_logprobs[rows[index].position] = one
+    @property
+    def wanted(self) -> tuple[Scored, ...]:
+        """Of each of these rows."""
+        return tuple(
+            Scored(row.sequence.token_ids[row.position], row.sequence.params.num_logprobs or 0) for row in self._rows
+        )
+
+    def take(self, start: int, found: SequenceOf[Logprobs]) -> None:
+        """Notes what the rows from `start` on say of the tokens that follow."""
+        for row, one in zip(self._rows[start:], found, strict=False):
+            row.sequence.prompt_logprobs[row.position] = one
+
+
+def score(logits_RV: torch.Tensor, wanted: SequenceOf[Scored]) -> list[Logprobs]:
+    """What each row says, from whole rows."""
+    found: dict[int, Logprobs] = {}
+    for number in {one.num_likeliest for one in wanted}:
+        rows = [row for row, one in enumerate(wanted) if one.num_likeliest == number]
+        found.update(zip(rows, logprobs(logits_RV[rows], [wanted[row].token_id for row in rows], number), strict=True))
+    return [found[row] for row in range(len(wanted))]

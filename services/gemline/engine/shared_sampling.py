@@ -39,7 +39,7 @@ def choose_together(part_BV: torch.Tensor, rows: Sequence[SampleRow], vocabulary
         _truncate_(weights_RV, warm_rows, vocabulary)
         for index, token_id in zip(warm, _draw(weights_RV, warm_rows, vocabulary), strict=True):
             token_ids[index] = token_id
-    found = _logprobs(part_BV, token_ids, [row.params.num_logprobs for row in rows], vocabulary)
+    found = logprobs_together(part_BV, token_ids, [row.params.num_logprobs for row in rows], vocabulary)
     return [
         None if token_id is None else Sampled(token_id, found.get(index)) for index, token_id in enumerate(token_ids)
     ]
@@ -101,10 +101,13 @@ def _draw(weights_RV: torch.Tensor, rows: Sequence[SampleRow], vocabulary: Vocab
     return vocabulary.ranks.gather(drawn_R).gather(0, owner_R[None]).squeeze(0).tolist()
 
 
-def _logprobs(
+def logprobs_together(
     part_BV: torch.Tensor, token_ids: Sequence[int | None], wanted: Sequence[int | None], vocabulary: Vocabulary
 ) -> dict[int, Logprobs]:
-    """By row, by the model's own distribution."""
+    """By row, by the model's own distribution: of the token that is named, and of as many likeliest ones as are wanted.
+
+    Nothing of a row without a token, or with None wanted.
+    """
     chosen = {row: it for row, it in enumerate(token_ids) if it is not None and wanted[row] is not None}
     if not chosen:
         return {}
@@ -112,7 +115,7 @@ def _logprobs(
     num_told = min(max(wanted[row] or 0 for row in chosen), max(vocabulary.sizes))
     own = k_largest(logits_RV, min(num_told, logits_RV.shape[-1]))
     lacking = (0, num_told - own.values.shape[-1])
-    at_R = torch.tensor(list(chosen.values())) - vocabulary.tokens.start
+    at_R = torch.tensor(list(chosen.values()), device=part_BV.device) - vocabulary.tokens.start
     is_own_R = (at_R >= 0) & (at_R < logits_RV.shape[-1])
     named_R1 = logits_RV.gather(-1, torch.where(is_own_R, at_R, 0)[:, None])
     named_R1 = torch.where(is_own_R[:, None], named_R1, -math.inf)
