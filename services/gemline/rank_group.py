@@ -57,7 +57,7 @@ class RankGroup:
             if time.monotonic() > limit_s:
                 raise ConfigurationError(f"the ranks were not all there within {_START_LIMIT_S:g} s")
             time.sleep(_POLL_S)
-        ranks = joined(self._place, 0, len(self._children) + 1)
+        ranks = _joined(self._place, 0, len(self._children) + 1)
         for child in self._children:
             threading.Thread(target=self._watch, args=(child,), name=f"rank {child.rank}", daemon=True).start()
         return ranks
@@ -142,17 +142,13 @@ def shared_out(options: EngineOptions) -> EngineOptions:
     return replace(options, num_threads=max(1, number // options.tensor_parallel))
 
 
-def joined(place: Path, rank: int, size: int, timeout: timedelta = _NEVER) -> TorchRanks:
-    """One of the ranks that meet in a directory, each in the thread and process that asks; GPUs go by rank.
-
-    `timeout`: for how long a rank waits for another before it fails.
-    """
+def _joined(place: Path, rank: int, size: int) -> TorchRanks:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(rank)
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, f"file://{place / 'meeting'}", rank=rank, world_size=size, timeout=timeout)
+    dist.init_process_group(backend, f"file://{place / 'meeting'}", rank=rank, world_size=size, timeout=_NEVER)
     return TorchRanks()
 
 
@@ -167,7 +163,7 @@ def run_rank(settings: Mapping[str, Any]) -> None:
     torch.set_num_threads(shared_out(options).num_threads or 1)
     place, rank = Path(settings["place"]), int(settings["rank"])
     _mark(place, rank).touch()
-    ranks = joined(place, rank, options.tensor_parallel)
+    ranks = _joined(place, rank, options.tensor_parallel)
     follow(Path(settings["model_dir"]), shared_out(options), ranks)
 
 

@@ -14,10 +14,10 @@ from gemline_kernels.gpu import backend
 SMALL = replace(CONFIG, num_hidden_layers=2, layer_kinds=CONFIG.layer_kinds[:2])
 BLOCKS = replace(OPTIONS, num_kv_blocks=40, block_size=16)
 MIXED = (
-    SamplingParams(8, temperature=0.0),
-    SamplingParams(7, temperature=0.9, seed=2**63 + 7),
-    SamplingParams(6, temperature=1.5, top_k=40, top_p=0.9, min_p=0.001, seed=8),
-    SamplingParams(4, temperature=0.7, seed=9, num_logprobs=3),
+    SamplingParams(5, temperature=0.0),
+    SamplingParams(4, temperature=0.9, seed=2**63 + 7),
+    SamplingParams(4, temperature=1.5, top_k=40, top_p=0.9, min_p=0.001, seed=8),
+    SamplingParams(2, temperature=0.7, seed=9, num_logprobs=3),
 )
 
 
@@ -41,7 +41,7 @@ def answers(engine: Engine) -> list[Answer]:
                 found[event.seq_id].logprobs.append(event.logprobs)
 
     for seq_id, params in enumerate(MIXED):
-        prompt = tuple((seq_id * 31 + 7 * at) % 330 for at in range(3 + 5 * seq_id))
+        prompt = tuple((seq_id * 31 + 7 * at) % 330 for at in range(3 + 4 * seq_id))
         engine.add(EngineRequest(seq_id, prompt, len(prompt), params))
         step()
     while engine.has_work:

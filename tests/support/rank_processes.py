@@ -1,5 +1,6 @@
 """Ranks that are processes of their own: over NCCL with a GPU for each, over gloo where kernels are interpreted."""
 
+import os
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -9,10 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+import torch.distributed as dist
 from support.device import IS_INTERPRETED
 
 from gemline.engine.ranks import TorchRanks
-from gemline.rank_group import joined
 
 T = TypeVar("T")
 _LIMIT = timedelta(minutes=5)  # for one rank to wait for another
@@ -39,4 +40,9 @@ def _one(place: Path, rank: int, num_ranks: int, work: Callable[[TorchRanks], T]
 
         torch.set_num_threads(1)
         mend_interpreter()
-    return work(joined(place, rank, num_ranks, _LIMIT))
+    else:
+        torch.cuda.set_device(rank)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    backend = "gloo" if IS_INTERPRETED else "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, f"file://{place / 'meeting'}", rank=rank, world_size=num_ranks, timeout=_LIMIT)
+    return work(TorchRanks())
