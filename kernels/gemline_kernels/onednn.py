@@ -30,7 +30,7 @@ from gemline_kernels.quantize import (
     row_scale,
 )
 from gemline_kernels.reference_attention import softcap
-from gemline_kernels.reference_linear import geglu
+from gemline_kernels.reference_linear import geglu, stacked
 
 _BF16_CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"})  # the last is Arm's
 _PREPACK_ROWS = 16  # a hint; products of any number of rows work, and as fast
@@ -46,7 +46,7 @@ def linear(weight_ND: torch.Tensor, bias_N: torch.Tensor | None, quantization: Q
 def gated(gate_FD: torch.Tensor, up_FD: torch.Tensor, activation: str, quantization: Quantization) -> Gated:
     """`reference.gated`. Raises ValueError as `linear` does, and on an unknown activation."""
     geglu(torch.zeros(1, 1), torch.zeros(1, 1), activation)
-    return _Gated(_matrix(torch.cat((gate_FD, up_FD)), quantization), activation)
+    return _Gated(_matrix(stacked(gate_FD, up_FD), quantization), activation)
 
 
 def linear_int4(groups_ND: Int4Groups, bias_N: torch.Tensor | None) -> Linear:

@@ -58,6 +58,21 @@ def geglu(gate_TF: torch.Tensor, up_TF: torch.Tensor, activation: str) -> torch.
     return (active * up).to(gate_TF.dtype)
 
 
+def stacked(upper_ND: torch.Tensor, lower_ND: torch.Tensor) -> torch.Tensor:
+    """One above the other; halves of one piece of memory that lie so already are not copied."""
+    is_whole = (
+        upper_ND.is_contiguous()
+        and lower_ND.is_contiguous()
+        and upper_ND.dtype == lower_ND.dtype
+        and upper_ND.shape[1:] == lower_ND.shape[1:]
+        and upper_ND.untyped_storage().data_ptr() == lower_ND.untyped_storage().data_ptr()
+        and upper_ND.data_ptr() + upper_ND.nbytes == lower_ND.data_ptr()
+    )
+    if not is_whole:
+        return torch.cat((upper_ND, lower_ND))
+    return upper_ND.as_strided((len(upper_ND) + len(lower_ND), *upper_ND.shape[1:]), upper_ND.stride())
+
+
 class _Weight(Protocol):
     @property
     def num_bytes(self) -> int: ...

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support.decode_workers import holder, living, wait_for_workers
 from support.metrics import metric
+from support.noise_model.checkpoint import cached_demo
 from support.processes import descendants, gone, listens_beyond_this_machine
 from support.sse import complete
 from support.stack import Running, start_stack
+from transformers import Gemma2ForCausalLM
 
 from gemline.cluster.records import Role
 
@@ -43,6 +46,21 @@ def test_a_divided_model_answers_as_a_whole_one(stack: Running, tmp_path: Path) 
         assert [complete(whole, **ASKED).answer, complete(whole, **drawn).answer] == divided
     finally:
         whole.stop()
+
+
+def test_a_divided_model_is_as_sure_of_bare_token_ids_as_transformers_is_behind_bos(stack: Running) -> None:
+    """In float32, through the whole stack: <bos> is first though the ids that are sent lack it."""
+    prompt = [300 + 7 * at % 60 for at in range(40)]
+    given = stack.openai().completions.create(
+        model=stack.model, prompt=prompt, max_tokens=4, temperature=0, logprobs=0, echo=True
+    )
+    assert given.choices[0].logprobs is not None
+    theirs = Gemma2ForCausalLM.from_pretrained(cached_demo(), dtype=torch.float32, attn_implementation="eager")
+    with torch.inference_mode():
+        ids = theirs.generate(torch.tensor([[theirs.config.bos_token_id, *prompt]]), max_new_tokens=4, do_sample=False)
+        logprobs_TV = theirs(ids).logits[0, :-1].double().log_softmax(-1)
+    expected = logprobs_TV.gather(1, ids[0, 1:, None])[:, 0].tolist()
+    assert given.choices[0].logprobs.token_logprobs == pytest.approx(expected, abs=1e-4)
 
 
 def test_ranks_listen_to_this_machine_alone(stack: Running) -> None:

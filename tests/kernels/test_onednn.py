@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from gemline_kernels import onednn, quantize, reference
 from gemline_kernels.backend import Quantization
+from gemline_kernels.reference_linear import stacked
 
 ALL: list[Quantization] = ["none", "int8", "int4", "fp8"]
 DTYPES = [torch.float32, torch.bfloat16]
@@ -58,6 +59,21 @@ def test_a_gated_pair_is_its_two_products_and_the_activation(dtype: torch.dtype,
     assert_close(y_TF.float(), reference.geglu(gate_TF, up_TF, "silu"), rtol=3e-2, atol=0.5)
     with pytest.raises(ValueError, match="unknown activation"):
         onednn.gated(gate_FD, up_FD, "tanh", quantization)
+
+
+def test_halves_of_one_matrix_are_stacked_without_a_copy_and_others_with_one() -> None:
+    whole_ND, other_ND = random(6, 4), random(3, 4, seed=1)
+    upper_ND, lower_ND = whole_ND[:2], whole_ND[2:]
+    assert stacked(upper_ND, lower_ND).data_ptr() == whole_ND.data_ptr()
+    assert torch.equal(stacked(upper_ND, lower_ND), whole_ND)
+    for first_ND, second_ND in (
+        (lower_ND, upper_ND),
+        (upper_ND, whole_ND[3:]),
+        (upper_ND, other_ND),
+        (upper_ND[:, :2], lower_ND[:, :2]),
+        (whole_ND.T[:2], whole_ND.T[2:]),
+    ):
+        assert torch.equal(stacked(first_ND, second_ND), torch.cat((first_ND, second_ND)))
 
 
 @pytest.mark.parametrize("quantization", ALL)

@@ -25,7 +25,7 @@ from gemline_kernels.quantize import (
     quantize_int4,
     quantize_int8,
 )
-from gemline_kernels.reference_linear import geglu
+from gemline_kernels.reference_linear import geglu, stacked
 
 _FEW_ROWS = 64
 _LEAST_ROWS = 16  # of a tile of tensor cores
@@ -45,7 +45,7 @@ def linear(weight_ND: torch.Tensor, bias_N: torch.Tensor | None, quantization: Q
 def gated(gate_FD: torch.Tensor, up_FD: torch.Tensor, activation: str, quantization: Quantization) -> Gated:
     """`reference.gated`. Raises ValueError as `linear` does, and on an unknown activation."""
     geglu(torch.zeros(1, 1), torch.zeros(1, 1), activation)
-    both = torch.cat((gate_FD, up_FD))
+    both = stacked(gate_FD, up_FD)
     if quantization == "none":
         return _PlainGated(both, activation)
     return _QuantizedGated(_pack(both, quantization), activation)

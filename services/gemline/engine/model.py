@@ -177,7 +177,7 @@ class _Packer:
         activation = self.config.hidden_activation
         if groups := self._groups([gate, up]):
             return self.ops.gated_int4(groups[0], groups[1], activation)
-        return self.ops.gated(self._joined([gate]), self._joined([up]), activation, self.quantization)
+        return self.ops.gated(*self._halves(gate, up), activation, self.quantization)
 
     def _groups(self, names: Sequence[str]) -> list[Int4Groups]:
         """Of matrices that a checkpoint has in int4 as we keep it; empty unless all are."""
@@ -196,8 +196,20 @@ class _Packer:
     def _joined(self, names: Sequence[str]) -> torch.Tensor:
         """Those tensors one below the other, each copied and cast at most once; a single one of our dtype as it is."""
         parts = [self.weights[name] for name in names]
-        if len(parts) == 1:
-            return parts[0].to(self.ops.device, self.dtype).contiguous()
+        return self._alone(parts[0]) if len(parts) == 1 else self._copied(parts)
+
+    def _halves(self, upper: str, lower: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both as they are, or, if they must be copied, in one piece of memory: to stack them needs no second copy."""
+        parts = [self.weights[name] for name in (upper, lower)]
+        if all(part.dtype == self.dtype and part.device == self.ops.device for part in parts):
+            return self._alone(parts[0]), self._alone(parts[1])
+        whole, size = self._copied(parts), len(parts[0])
+        return whole[:size], whole[size:]
+
+    def _alone(self, part: torch.Tensor) -> torch.Tensor:
+        return part.to(self.ops.device, self.dtype).contiguous()
+
+    def _copied(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
         joined = torch.empty(shape, dtype=self.dtype, device=self.ops.device)
         start = 0
