@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 FLOAT8_MAX = 448.0  # of e4m3, which has no infinity
+LEAST_SCALE = 2.0**-120  # what a smaller one would be divided by is no float32 any more
 
 
 class Scales(NamedTuple):

@@ -27,6 +27,7 @@ from gemline.engine.group import follow
 from gemline.engine.options import EngineOptions
 from gemline.engine.ranks import RanksBroken, TorchRanks
 from gemline.errors import ConfigurationError, GemlineError
+from gemline_kernels.scales import Scales
 
 _START_LIMIT_S = 300.0
 _POLL_S = 0.05
@@ -160,6 +161,7 @@ def _mark(place: Path, rank: int) -> Path:
 def run_rank(settings: Mapping[str, Any]) -> None:
     """A rank other than 0, in a process of its own."""
     options = EngineOptions(**settings["options"])
+    options = replace(options, kv_scales=tuple(Scales(*it) for it in options.kv_scales))
     torch.set_num_threads(shared_out(options).num_threads or 1)
     place, rank = Path(settings["place"]), int(settings["rank"])
     _mark(place, rank).touch()

@@ -13,6 +13,7 @@ from support.ready_made import (
     awq_config,
     compressed_config,
     gptq_config,
+    kv_scheme,
     write,
     write_plain,
 )
@@ -196,7 +197,18 @@ UNREAD: list[tuple[dict[str, Any], str]] = [
     ),
     (other(quantization_status="frozen"), "quantization_status: must be 'compressed', is 'frozen'"),
     (other(sparsity_config={"format": "sparse-24-bitmask"}), "sparsity_config.format: must be 'dense', is 'sparse-24-"),
-    (other(kv_cache_scheme={"num_bits": 8}), "kv_cache_scheme: is not supported, is {'num_bits': 8}"),
+    (other(kv_cache_scheme={"num_bits": 8}), "kv_cache_scheme.type: must be 'float', is 'int'"),
+    (other(kv_cache_scheme=kv_scheme(num_bits=4)), "kv_cache_scheme.num_bits: must be 8, is 4"),
+    (
+        other(kv_cache_scheme=kv_scheme(strategy="attn_head")),
+        "strategy: must be 'tensor', is 'attn_head'",
+    ),
+    (other(kv_cache_scheme=kv_scheme(strategy=None, group_size=32)), "strategy: must be 'tensor', is 'group'"),
+    (other(kv_cache_scheme=kv_scheme(dynamic=True)), "dynamic: must be false, as scales are stored, is True"),
+    (other(kv_cache_scheme=kv_scheme(symmetric=False)), "kv_cache_scheme.symmetric: must be true of float values"),
+    (other(kv_cache_scheme="fp8"), "kv_cache_scheme: must be an object, is 'fp8'"),
+    (other(format="dense", config_groups={}), "float-quantized, is 'dense'"),
+    (other(format="dense", kv_cache_scheme=kv_scheme()), "float-quantized, is 'dense'"),
     (other(transform_config={"R1": {}}), "transform_config: is not supported"),
     (other(config_groups={}), "config_groups: must give one form of weights, gives none"),
     (

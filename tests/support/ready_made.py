@@ -4,7 +4,7 @@ Every maker gives a module's tensors and the weight that they stand for, float32
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -205,17 +205,36 @@ def compressed_config(stored: str = "pack-quantized", **weights: Any) -> dict[st
     }
 
 
+def kv_scheme(**values: Any) -> dict[str, Any]:
+    """As llm-compressor writes it for keys and values in fp8, one scale for each layer's."""
+    return {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False, "symmetric": True} | values
+
+
+def kv_tensors(scales: Sequence[tuple[float, float]], shape: tuple[int, ...], dtype: torch.dtype) -> Tensors:
+    """Of each layer's keys and values: what is stored times its scale is meant."""
+    return {
+        f"model.layers.{layer}.self_attn.{name}_scale": torch.full(shape, value, dtype=dtype)
+        for layer, both in enumerate(scales)
+        for name, value in zip("kv", both, strict=True)
+    }
+
+
 def write(
-    directory: Path, maker: Maker, quantization_config: dict[str, Any], *, plain: tuple[str, ...] = ()
+    directory: Path,
+    maker: Maker,
+    quantization_config: dict[str, Any],
+    *,
+    plain: tuple[str, ...] = (),
+    beside: Tensors | None = None,
 ) -> Tensors:
     """A random checkpoint whose linears are stored so, but for those with one of the names `plain` in theirs.
 
-    The whole model's weights as they stand there, by Hugging Face's names.
+    It holds the tensors `beside`, too. The whole model's weights as they stand there, by Hugging Face's names.
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(CONFIG | {"quantization_config": quantization_config}))
     random = torch.Generator().manual_seed(0)
-    stored, meant = {}, {}
+    stored, meant = dict(beside or {}), {}
     for name, shape in shapes().items():
         weight = torch.randn(shape, generator=random)
         # An embedding so small that what layers add outweighs it: else a tied head repeats the last token.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from gemline.engine.config import Gemma2Config
 from gemline.engine.json_fields import JsonFields, read_json_object
-from gemline.engine.layout import FLOATS, Allowed, Layout
+from gemline.engine.layout import FLOATS, ONE_NUMBER, Allowed, Layout
 from gemline.engine.manifest import verify_manifest
 from gemline.engine.tensor_file import TensorEntry, TensorFile
 from gemline.errors import CheckpointError
@@ -36,6 +36,21 @@ def packed_matrices(config: Gemma2Config, stored: Collection[str]) -> dict[str, 
         for name, shape in shapes.items()
         if len(shape) == 2 and name != _EMBEDDING and layout.marker(name) in stored
     }
+
+
+class KvScaleNames(NamedTuple):
+    """The tensors that say what one layer's keys and values in fp8 are to be multiplied by."""
+
+    keys: str
+    values: str
+
+
+def kv_scale_names(config: Gemma2Config) -> tuple[KvScaleNames, ...]:
+    """Of each layer; empty where a checkpoint has none."""
+    if not config.has_kv_scales:
+        return ()
+    modules = [f"model.layers.{layer}.self_attn" for layer in range(config.num_hidden_layers)]
+    return tuple(KvScaleNames(f"{module}.k_scale", f"{module}.v_scale") for module in modules)
 
 
 def open_checkpoint(model_dir: Path, config: Gemma2Config) -> tuple[TensorFile, ...]:
@@ -129,7 +144,7 @@ def _allowed(config: Gemma2Config, stored: Collection[str]) -> dict[str, Allowed
             continue
         allowed.pop(name, None)
         allowed |= packed[name].layout.tensors(name, *packed[name].shape)
-    return allowed
+    return allowed | {name: Allowed(FLOATS, ONE_NUMBER) for names in kv_scale_names(config) for name in names}
 
 
 def _verify_tensor(file: TensorFile, entry: TensorEntry, allowed: Allowed) -> None:

@@ -7,7 +7,7 @@ from typing import Self
 
 from gemline.engine.json_fields import JsonFields, read_json_object
 from gemline.engine.layout import Layout
-from gemline.engine.layout_config import read_layout
+from gemline.engine.layout_config import read_kv_scheme, read_layout
 
 ACTIVATIONS = ("gelu_pytorch_tanh", "gelu", "silu", "relu")
 _ARCHITECTURE = "Gemma2ForCausalLM"
@@ -48,6 +48,7 @@ class Gemma2Config:
     stop_token_ids: tuple[int, ...] = (1,)  # of config.json and generation_config.json together, ascending
     layer_kinds: tuple[LayerKind, ...] = ()  # one a layer; empty means local, global, local, ...
     layout: Layout | None = None  # of matrices that are stored quantised; None: there are none
+    has_kv_scales: bool = False  # whether the checkpoint says what an fp8 cache divides keys and values by
 
     def __post_init__(self) -> None:
         if not self.layer_kinds:
@@ -86,6 +87,7 @@ class Gemma2Config:
             stop_token_ids=tuple(sorted(stop_token_ids or {1})),
             layer_kinds=_layer_kinds(fields, num_layers),
             layout=read_layout(fields),
+            has_kv_scales=read_kv_scheme(fields),
         )
         _check_together(config, fields)
         return config

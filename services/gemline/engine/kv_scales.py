@@ -1,4 +1,5 @@
-"""How large a model's keys and values are, by one short forward pass: what an fp8 cache divides them by.
+"""How large a model's keys and values are, by one short forward pass: what an fp8 cache divides them by, where the
+checkpoint does not say it.
 
 A scale is a power of two: to divide and multiply by it is exact, so nothing but e4m3's own rounding is lost, in a
 kernel as in the reference, and where two caches' scales differ. And workers and ranks, whose sums are rounded in
@@ -17,14 +18,13 @@ from gemline.engine.kv_cache import DTYPES, KvCache
 from gemline.engine.options import EngineOptions
 from gemline.engine.ranks import Ranks
 from gemline.errors import CheckpointError
-from gemline_kernels.scales import FLOAT8_MAX, Scales
+from gemline_kernels.scales import FLOAT8_MAX, LEAST_SCALE, Scales
 
 # Other texts have larger values, which would be cut off at 448. Room for four times the largest found, and up to eight
 # by the power of two, costs no precision but of the smallest values: e4m3 keeps its three bits down to 2^-6, so with
 # the largest found at 56 and more all from a 3584th of it on have them.
 HEADROOM = 4.0
 NUM_TOKENS = 128
-_LEAST_POWER = -120  # what a smaller one would be divided by is no float32 any more
 
 
 class Forward(Protocol):
@@ -64,7 +64,7 @@ def scale_of(largest: float) -> float:
     """The least power of two with which HEADROOM times that value is not beyond float8's largest; 1 for 0."""
     if not largest:
         return 1.0
-    return 2.0 ** max(_LEAST_POWER, math.ceil(math.log2(largest * HEADROOM / FLOAT8_MAX)))
+    return max(LEAST_SCALE, 2.0 ** math.ceil(math.log2(largest * HEADROOM / FLOAT8_MAX)))
 
 
 def _largest(cache: KvCache, layer: int, num_tokens: int) -> torch.Tensor:

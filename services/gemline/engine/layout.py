@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 Shape = tuple[int, ...]
 FLOATS = ("F32", "BF16", "F16")  # in safetensors' words, here and below
+ONE_NUMBER: tuple[Shape, ...] = ((1,), (), (1, 1))
 _INTEGERS = ("I32", "I64")
 _WORD_BITS = 32
 
@@ -80,14 +81,13 @@ class Layout:
         return found
 
     def _bytes(self, num_outputs: int, num_inputs: int) -> dict[str, Allowed]:
-        each: tuple[Shape, ...] = ((1,), (), (1, 1))
-        scales = each if self.has_one_scale else ((num_outputs, self.num_groups(num_inputs)),)
+        scales = ONE_NUMBER if self.has_one_scale else ((num_outputs, self.num_groups(num_inputs)),)
         found = {
             "weight": Allowed(("F8_E4M3",) if self.is_float else ("I8",), ((num_outputs, num_inputs),)),
             "weight_scale": Allowed(FLOATS, scales),
             # Of activations that are quantised by numbers found beforehand. Ours are not, so these are not read.
-            "input_scale": Allowed(FLOATS, each, is_optional=True),
-            "input_zero_point": Allowed(("I8",), each, is_optional=True),
+            "input_scale": Allowed(FLOATS, ONE_NUMBER, is_optional=True),
+            "input_zero_point": Allowed(("I8",), ONE_NUMBER, is_optional=True),
         }
         if not self.is_symmetric:
             found["weight_zero_point"] = Allowed(("I8",), scales)

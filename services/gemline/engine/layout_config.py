@@ -11,6 +11,8 @@ from gemline.engine.layout import Form, Layout
 _MOST = 2**24
 _READ = "compressed-tensors, gptq and awq are read"
 _WORDS, _INTEGERS, _FLOATS = "pack-quantized", "int-quantized", "float-quantized"
+_SCHEME = "kv_cache_scheme"
+_PLAIN = "dense"  # weights as they are
 
 
 def read_layout(config: JsonFields) -> Layout | None:
@@ -28,6 +30,28 @@ def read_layout(config: JsonFields) -> Layout | None:
         case "awq":
             return _awq(fields)
     raise fields.fail("quant_method", f"{_READ}, this is {fields.raw('quant_method')!r:.80}")
+
+
+def read_kv_scheme(config: JsonFields) -> bool:
+    """Whether there are scales for keys and values in fp8, one for each layer's keys and one for its values.
+
+    Raises CheckpointError as `read_layout` does, for scales that are anything else.
+    """
+    fields = config.section("quantization_config")
+    if fields.text("quant_method", "").lower() != "compressed-tensors" or not fields.raw(_SCHEME):
+        return False
+    scheme = fields.section(_SCHEME)
+    if (kind := scheme.text("type", "int")) != "float":
+        raise scheme.fail("type", f"must be 'float', is {kind!r:.80}")
+    if (bits := scheme.integer("num_bits", 8, 1, 33)) != 8:
+        raise scheme.fail("num_bits", f"must be 8, is {bits}")
+    if (strategy := scheme.text("strategy", _default_strategy(scheme))) != "tensor":
+        raise scheme.fail("strategy", f"must be 'tensor', is {strategy!r:.80}")
+    if dynamic := scheme.raw("dynamic"):
+        raise scheme.fail("dynamic", f"must be false, as scales are stored, is {dynamic!r:.80}")
+    if not scheme.flag("symmetric", True):
+        raise scheme.fail("symmetric", "must be true of float values")
+    return True
 
 
 def _gptq(fields: JsonFields) -> Layout:
@@ -60,17 +84,18 @@ def _awq(fields: JsonFields) -> Layout:
     )
 
 
-def _compressed_tensors(fields: JsonFields) -> Layout:
+def _compressed_tensors(fields: JsonFields) -> Layout | None:
     stored = fields.text("format", "")
+    if stored == _PLAIN and fields.raw(_SCHEME) and not fields.raw("config_groups"):
+        return None
     if stored not in (_WORDS, _INTEGERS, _FLOATS):
         raise fields.fail("format", f"must be one of {_WORDS}, {_INTEGERS}, {_FLOATS}, is {stored!r:.80}")
     if (status := fields.text("quantization_status", "compressed")) != "compressed":
         raise fields.fail("quantization_status", f"must be 'compressed', is {status!r:.80}")
     if (sparsity := fields.section("sparsity_config").text("format", "dense")) != "dense":
         raise fields.fail("sparsity_config.format", f"must be 'dense', is {sparsity!r:.80}")
-    for key in ("kv_cache_scheme", "transform_config"):
-        if fields.raw(key):
-            raise fields.fail(key, f"is not supported, is {fields.raw(key)!r:.80}")
+    if fields.raw("transform_config"):
+        raise fields.fail("transform_config", f"is not supported, is {fields.raw('transform_config')!r:.80}")
     return _scheme(fields, stored)
 
 

@@ -16,11 +16,12 @@ from gemline.engine.options import EngineOptions, Quantization
 from gemline.engine.part import Part
 from gemline.engine.pools import least_free_bytes
 from gemline.engine.ranks import Ranks
-from gemline.engine.weights import load_weights
+from gemline.engine.weights import Weights, load_weights
 from gemline.errors import ConfigurationError
 from gemline_kernels import choose, selfcheck
 from gemline_kernels.backend import Backend
 from gemline_kernels.cpu.build import cpu_flags
+from gemline_kernels.scales import Scales
 
 _BFLOAT16_BACKENDS = ("native", "triton")
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}  # a CPU without them computes bfloat16 slower than float32, in oneDNN
@@ -81,7 +82,7 @@ def load_model(
         _log.warning("fp8 weights are slow on a CPU, which makes them float32 for each product: int8 is for speed")
     if options.kv_dtype == "fp8" and backend.device.type == "cpu":
         _log.warning("fp8 keys and values are slow on a CPU, which makes them float32 for each step: they save memory")
-    options = replace(options, dtype=dtype)
+    options = replace(options, dtype=dtype, kv_scales=_kv_scales(model_dir, weights, options))
     _log.info("%s: %s", model_dir, _plan(config, options, backend.device, ranks))
     _check(backend, dtype, options.quantization, config)
     model = Gemma2Model(config, weights, getattr(torch, dtype), backend, options.quantization, ranks)
@@ -105,6 +106,17 @@ def _plan(config: Gemma2Config, options: EngineOptions, device: torch.device, ra
     if is_gpu := device.type != "cpu":
         return plan_memory(config, options, free_bytes, num_ranks=num_ranks, is_gpu=is_gpu)
     return plan_memory(config, options, free_bytes // num_ranks, num_ranks=num_ranks)  # they share this machine
+
+
+def _kv_scales(model_dir: Path, weights: Weights, options: EngineOptions) -> tuple[Scales, ...]:
+    """Those that were asked for, else the checkpoint's own; empty where they are of no use."""
+    if options.kv_scales or not (scales := weights.kv_scales()):
+        return options.kv_scales
+    if options.kv_dtype != "fp8":
+        _log.info("%s: has scales for keys and values in fp8, which kv_dtype %s ignores", model_dir, options.kv_dtype)
+        return ()
+    _log.info("%s: keys and values are in fp8 by the checkpoint's own scales", model_dir)
+    return scales
 
 
 def _this_machines_best() -> Backend:

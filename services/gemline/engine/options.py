@@ -5,6 +5,7 @@ from typing import Literal, Self, get_args
 
 from gemline.engine.kv_form import FLOAT8
 from gemline.errors import ConfigurationError
+from gemline_kernels.scales import Scales
 
 KvDtype = Literal["auto", "fp8"]  # of keys and values in a cache
 Quantization = Literal["none", "int8", "int4", "fp8"]  # of the weight matrices
@@ -24,6 +25,7 @@ class EngineOptions:
     dtype: str = "float32"  # of weights and activations; auto: what suits checkpoint and machine
     quantization: Quantization = "none"
     kv_dtype: KvDtype = "auto"  # of keys and values; auto: as dtype
+    kv_scales: tuple[Scales, ...] = ()  # of each layer of an fp8 cache; empty: a checkpoint's own, or they are measured
     num_kv_blocks: int | None = None  # blocks of the global pool; None: from the memory that is free at start
     block_size: int = 0  # positions in a block; 0, here and below: what suits the device
     max_batch_tokens: int = 0  # of one step, decode and prefill together

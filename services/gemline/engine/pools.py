@@ -10,16 +10,20 @@ from gemline.engine.memory import free_memory_bytes, size_pools
 from gemline.engine.options import EngineOptions
 from gemline.engine.part import Part
 from gemline.engine.ranks import Ranks
+from gemline_kernels.scales import Scales
 
 
 def make_cache(model: Forward, part: Part, options: EngineOptions, ranks: Ranks | None) -> KvCache:
-    """For that part of the model, which is asked for its scales where they are needed. All ranks ask at a time.
+    """For that part of the model, which is asked for its scales where they are needed and not known. All ranks ask at a
+    time.
 
     Nothing in `options` is left to choose. Raises ConfigurationError as `size_pools`, CheckpointError as
     `measure_scales`.
     """
     config, dtype = part.own_config, DTYPES[options.cache_dtype]
-    scales = measure_scales(model, config, options, ranks) if options.kv_dtype == "fp8" else ()
+    scales: tuple[Scales, ...] = ()
+    if options.kv_dtype == "fp8":
+        scales = options.kv_scales or measure_scales(model, config, options, ranks)
     blocks = _num_blocks(config, options, dtype, model.device, ranks)
     return KvCache(config, *blocks, options.block_size, dtype, model.device, scales)
 

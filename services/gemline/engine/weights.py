@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from gemline.engine.checkpoint import Packed, open_checkpoint, packed_matrices
+from gemline.engine.checkpoint import KvScaleNames, Packed, kv_scale_names, open_checkpoint, packed_matrices
 from gemline.engine.config import Gemma2Config
 from gemline.engine.memory import give_back_freed_memory
 from gemline.engine.options import Quantization
@@ -19,6 +19,7 @@ from gemline.engine.tensor_file import TensorEntry, TensorFile
 from gemline.engine.unpack import Region, Tensors, WrongValuesError, dequantized, int4_groups, may_be_int4_groups
 from gemline.errors import CheckpointError
 from gemline_kernels.quantize import Int4Groups
+from gemline_kernels.scales import LEAST_SCALE, Scales
 
 _DTYPES = {
     "F32": torch.float32,
@@ -41,7 +42,7 @@ def load_weights(
     """
     files = open_checkpoint(model_dir, config)
     stored = {entry.name for file in files for entry in file.entries}
-    return Weights(files, quantization, part, packed_matrices(config, stored))
+    return Weights(files, quantization, part, packed_matrices(config, stored), kv_scale_names(config))
 
 
 class _Place(NamedTuple):
@@ -62,12 +63,17 @@ class Weights(Mapping[str, torch.Tensor]):
         quantization: Quantization = "none",
         part: Part | None = None,
         packed: Mapping[str, Packed] | None = None,
+        scales: tuple[KvScaleNames, ...] = (),
     ) -> None:
-        """`packed`: the matrices that are stored as other tensors than their own."""
+        """`packed`: the matrices that are stored as other tensors than their own. `scales`: those of keys and values,
+        which are no weights.
+        """
         self._stored = {entry.name: _Place(file.path, entry) for file in files for entry in file.entries}
         self._packed = packed or {}
         self.repacking = Repacking(quantization)
         hidden = {part for name, it in self._packed.items() for part in it.layout.tensors(name, *it.shape)}
+        hidden |= {name for names in scales for name in names}
+        self._scales = scales
         self._plain = {name: place for name, place in self._stored.items() if name not in hidden}
         self._quantization = quantization
         self._part = part
@@ -113,6 +119,17 @@ class Weights(Mapping[str, torch.Tensor]):
             return None
         self.repacking.kept(name, layout, kept.exact_NJ, kept.groups)
         return kept.groups
+
+    def kv_scales(self) -> tuple[Scales, ...]:
+        """Of each layer, for keys and values in fp8; empty where the checkpoint has none. Raises CheckpointError."""
+        return tuple(Scales(self._scale(names.keys), self._scale(names.values)) for names in self._scales)
+
+    def _scale(self, name: str) -> float:
+        value = float(_read(*self._stored[name]))
+        if not LEAST_SCALE <= value < math.inf:
+            path = self._stored[name].path
+            raise CheckpointError(f"{path}: tensor {name}: must be finite and at least {LEAST_SCALE:.0e}, is {value}")
+        return value
 
     def __iter__(self) -> Iterator[str]:
         yield from self._plain
