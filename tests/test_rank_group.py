@@ -3,7 +3,7 @@
 import pytest
 
 from gemline.errors import ConfigurationError
-from gemline.rank_group import check_gpus
+from gemline.rank_process import check_gpus
 
 
 @pytest.mark.parametrize(("num_ranks", "num_gpus"), [(1, 0), (4, 0), (1, 1), (2, 2), (2, 8)])

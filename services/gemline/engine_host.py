@@ -27,7 +27,8 @@ from gemline.engine_metrics import EngineMetrics
 from gemline.errors import CheckpointError, InternalError
 from gemline.grammar.grammars import Grammars
 from gemline.internal.v1.prefill_pb2 import KvLayout
-from gemline.rank_group import load_engine, shared_out
+from gemline.rank_group import Starter, load_engine, shared_out
+from gemline.rank_process import ChildProcesses
 from gemline.signals import Busyness, Recent, Signals
 from gemline.telemetry import Telemetry
 from gemline.text.tokenizer import Tokenizer
@@ -62,7 +63,9 @@ class EngineHost:
         options: EngineOptions,
         on_step: Callable[[StepResult], None],
         load: Callable[[], tuple[int, int]],
+        starter: Starter | None = None,
     ) -> None:
+        """`starter`: of an engine's other ranks; None: they are child processes."""
         self.options = options
         self._model_dir = model_dir
         self._on_step = on_step
@@ -75,7 +78,7 @@ class EngineHost:
         self._itl = Recent()
         self._streamed_s: float | None = None  # when a step gave tokens to streams that go on; None: the last did not
         self._queue = (0, 0.0)  # tokens of prompts to compute, and tokens a second, as the engine said last
-        load_it = partial(load_engine, model_dir, options, self._lose)
+        load_it = partial(load_engine, model_dir, options, starter or ChildProcesses(), self._lose)
         self.thread: EngineThread = EngineThread(load_it, self._stepped, shared_out(options).num_threads)
         # The number of torch's threads belongs to the thread that asks; without a word each would take every core.
         self.movers: Executor = ThreadPoolExecutor(_NUM_MOVERS, "kv", initializer=torch.set_num_threads, initargs=(1,))

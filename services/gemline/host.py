@@ -256,13 +256,14 @@ async def run_until_signal(host: WorkerHost) -> None:
         loop.add_signal_handler(number, lambda: (pressed if asked.is_set() else asked).set())
     try:
         if await _done_before(asked, host.start()):
-            await _done_before(asked, _watch_health(host))
+            await _done_before(asked, watch_health(host))
             await _done_before(pressed, host.drain())
     finally:
         await host.stop()
 
 
-async def _watch_health(host: WorkerHost) -> None:
+async def watch_health(host: WorkerHost) -> None:
+    """Until the worker breaks: then raises what `check_health` raised."""
     while True:
         await asyncio.sleep(_HEALTH_PERIOD_S)
         host.check_health()

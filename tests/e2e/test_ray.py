@@ -11,6 +11,7 @@ from pathlib import Path
 
 import openai
 import pytest
+from support.decode_workers import wait_for_workers
 from support.processes import descendants, gone, listens_beyond_this_machine
 from support.stack import Running, start_stack
 
@@ -19,7 +20,10 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def ray_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = start_stack(tmp_path_factory.mktemp("ray"), "--runner", "ray", "--dtype", "float32", "--first-prompt", "")
+    """Its decode worker has two ranks, each of which Ray places."""
+    options = ("--runner", "ray", "--dtype", "float32", "--first-prompt", "", "--threads", "1")
+    ranks = ("--tensor-parallel", "2", "--prefill-tensor-parallel", "1")
+    running = start_stack(tmp_path_factory.mktemp("ray"), *options, *ranks)
     children = descendants(running.process.pid)
     yield running
     assert running.stop() == 0
@@ -50,9 +54,39 @@ def test_ray_itself_listens_on_this_machine_alone(ray_stack: Running) -> None:
     assert [pid for pid in others if listens_beyond_this_machine(pid)] == []
 
 
-def test_serve_replaces_a_worker_that_was_killed(ray_stack: Running) -> None:
-    before = ask(ray_stack)
-    os.kill(ray_stack.pids("decode")[0], signal.SIGKILL)
+def rank_actors(running: Running) -> list[int]:
+    """The processes of the ranks that are not replicas themselves."""
+    children = descendants(running.process.pid)
+    return [pid for pid in children if "ray::RankActor" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+def decode_pid(running: Running) -> int:
+    (worker,) = wait_for_workers(running, 1)
+    return worker.pid
+
+
+def test_a_rank_that_dies_takes_its_replica_along_and_serve_replaces_both(ray_stack: Running) -> None:
+    before, replica = ask(ray_stack), decode_pid(ray_stack)
+    (rank,) = rank_actors(ray_stack)
+    killed_s = time.monotonic()
+    os.kill(rank, signal.SIGKILL)
+    assert gone([rank, replica], within_s=5)
+    print(f"the replica was gone {time.monotonic() - killed_s:.2f} s after its rank")
+    assert_answers_again(ray_stack, before)
+    assert decode_pid(ray_stack) != replica
+
+
+def test_serve_replaces_a_worker_that_was_killed_and_its_ranks_go_with_it(ray_stack: Running) -> None:
+    before, replica = ask(ray_stack), decode_pid(ray_stack)
+    ranks = rank_actors(ray_stack)
+    killed_s = time.monotonic()
+    os.kill(replica, signal.SIGKILL)
+    assert gone([*ranks, replica], within_s=5)
+    print(f"the ranks were gone {time.monotonic() - killed_s:.2f} s after their replica")
+    assert_answers_again(ray_stack, before)
+
+
+def assert_answers_again(ray_stack: Running, before: str) -> None:
     limit = time.monotonic() + 90
     while True:
         try:

@@ -35,7 +35,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def ranks_of(pid: int) -> list[int]:
     """The processes of the ranks that a worker has beside itself."""
-    return [child for child in descendants(pid) if "gemline.rank_group" in Path(f"/proc/{child}/cmdline").read_text()]
+    return [child for child in descendants(pid) if "gemline.rank_process" in Path(f"/proc/{child}/cmdline").read_text()]
 
 
 def test_a_divided_model_answers_as_a_whole_one(stack: Running, tmp_path: Path) -> None:

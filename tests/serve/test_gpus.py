@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemline.serve.gpus import share_of_gpu, visible_gpus
+from gemline.errors import ConfigurationError
+from gemline.serve.gpus import check_enough, share_of_gpu, visible_gpus
 from gemline.serve.settings import StackSettings, resolve
 
 
@@ -33,6 +34,16 @@ def test_no_gpu_is_given_out_more_than_once(num_engines: int, num_gpus: int) -> 
     most_on_one = -(-num_engines // num_gpus)
     assert share * most_on_one <= 1
     assert share * most_on_one > 0.99
+
+
+@pytest.mark.parametrize(("ranks", "num_gpus"), [({}, 1), ({"decode": 4}, 0), ({"prefill": 2, "decode": 2}, 4)])
+def test_each_rank_that_ray_places_has_a_gpu_or_none_has(ranks: dict[str, int], num_gpus: int) -> None:
+    check_enough(ranks, num_gpus)
+
+
+def test_too_few_gpus_for_the_ranks_are_told_before_ray_waits_for_more() -> None:
+    with pytest.raises(ConfigurationError, match=r"ranks need 6 GPUs \(prefill 2, decode 4\), 4 can be seen"):
+        check_enough({"prefill": 2, "decode": 4}, 4)
 
 
 def test_engines_share_the_gpus_of_a_stack() -> None:

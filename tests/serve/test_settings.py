@@ -1,5 +1,6 @@
 """Settings: defaults are decided once, and survive the journey to a process."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,17 +102,32 @@ def test_the_cores_are_shared_out_among_the_engines() -> None:
 
 
 def test_gpus_are_shared_out_among_the_ranks() -> None:
-    stack = StackSettings(tensor_parallel=4, prefill_tensor_parallel=2, num_prefill=2)
-    workers = {
-        role: stack.worker(role, model_dir=Path("m"), served_model_name="n", redis_url="redis://h") for role in Role
-    }
-    assert {role: worker.num_gpus for role, worker in workers.items()} == {
-        Role.TOKENIZATION: 0,
-        Role.PREFILL: 2,
-        Role.DECODE: 4,
-    }
+    """A process takes all of its engine's; where Ray places each rank, a rank takes one."""
+    stack = StackSettings(runner="process", tensor_parallel=4, prefill_tensor_parallel=2, num_prefill=2)
+    placed = replace(stack, runner="ray")
+    of_processes, of_ray = ({role: it.num_gpus for role, it in workers_of(one).items()} for one in (stack, placed))
+    assert of_processes == {Role.TOKENIZATION: 0, Role.PREFILL: 2, Role.DECODE: 4}
+    assert of_ray == {Role.TOKENIZATION: 0, Role.PREFILL: 1, Role.DECODE: 1}
     assert resolve(stack, num_gpus=8).gpu_share == 1
     assert resolve(stack, num_gpus=4).gpu_share == 0.5
+
+
+def workers_of(stack: StackSettings) -> dict[Role, WorkerSettings]:
+    told: dict[str, Any] = {"model_dir": Path("m"), "served_model_name": "n", "redis_url": "redis://h"}
+    return {role: stack.worker(role, **told) for role in Role}
+
+
+def test_ranks_are_kept_on_one_node_unless_one_says_otherwise() -> None:
+    assert workers_of(StackSettings(tensor_parallel=2))[Role.DECODE].tensor_parallel_placement == "STRICT_PACK"
+    packed = StackSettings(tensor_parallel=2, tensor_parallel_placement="PACK")
+    assert workers_of(packed)[Role.DECODE].tensor_parallel_placement == "PACK"
+    assert not workers_of(StackSettings())[Role.DECODE].has_placed_ranks
+    assert not workers_of(packed)[Role.TOKENIZATION].has_placed_ranks
+    with pytest.raises(ConfigurationError, match="--tensor-parallel-placement PACK needs --runner ray, is process"):
+        StackSettings(runner="process", tensor_parallel_placement="PACK")
+    told = {"role": "decode", "model_dir": "m", "served_model_name": "n", "redis_url": "redis://h"}
+    with pytest.raises(ConfigurationError, match="must be one of STRICT_PACK, PACK, is 'SPREAD'"):
+        WorkerSettings.from_dict(told | {"tensor_parallel_placement": "SPREAD"})
 
 
 def test_cores_are_kept_for_engines_that_may_come() -> None:

@@ -80,6 +80,10 @@ def up(
     prefill_tensor_parallel: Annotated[
         int | None, typer.Option(min=1, help="the same for prefill workers alone; default: as --tensor-parallel")
     ] = None,
+    tensor_parallel_placement: Annotated[
+        Literal["STRICT_PACK", "PACK"] | None,
+        typer.Option(help="where Ray puts an engine's ranks: on one node (default), or on as few as can be"),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="torch threads of each engine; default: the cores, shared")
     ] = None,
@@ -129,6 +133,7 @@ def up(
         prefix_cache=prefix_cache,
         tensor_parallel=tensor_parallel,
         prefill_tensor_parallel=prefill_tensor_parallel,
+        tensor_parallel_placement=tensor_parallel_placement,
         threads=threads,
         system_prompt=system_prompt,
         remote_prefill=remote_prefill,

@@ -25,6 +25,7 @@ from gemline.errors import GemlineError, StaleEpoch, Unavailable
 from gemline.failpoints import failpoint
 from gemline.host import WorkerContext
 from gemline.internal.v1.decode_pb2_grpc import add_DecodeServicer_to_server
+from gemline.rank_group import Starter
 from gemline.rpc.internal_tls import opener
 from gemline.signals import Signals
 from gemline.transfer.nixl import NixlAgent
@@ -43,6 +44,7 @@ class DecodeOptions:
     prefill: PrefillMode = "auto"  # by a prefill worker: whichever is better, always if there is one, never
     kv_transport: KvTransportSetting = "auto"  # by which keys and values may come; gRPC always is one
     kv_wire_dtype: KvWireDtype = "auto"  # of keys and values on their way; auto: the cache's
+    starter: Starter | None = None  # of an engine's other ranks; None: they are child processes
 
 
 class DecodeWorker:
@@ -50,7 +52,7 @@ class DecodeWorker:
 
     def __init__(self, options: DecodeOptions) -> None:
         self._options = options
-        self._host = EngineHost(options.model_dir, options.engine, self._deliver, self.load)
+        self._host = EngineHost(options.model_dir, options.engine, self._deliver, self.load, options.starter)
         self._table: RequestTable | None = None
         self._client: PrefillClient | None = None
         self._epoch = 0

@@ -16,6 +16,7 @@ from gemline.internal.v1.prefill_pb2 import KvLayout
 from gemline.prefill.calls import Calls, Order
 from gemline.prefill.progress import ProgressTable
 from gemline.prefill.servicer import Servicer
+from gemline.rank_group import Starter
 from gemline.signals import Signals
 from gemline.transfer.listener import Listener
 from gemline.transfer.nixl import NixlAgent
@@ -35,6 +36,7 @@ class PrefillOptions:
     kv_transport: KvTransportSetting = "auto"  # by which keys and values may leave; gRPC always is one
     kv_bind: str = "127.0.0.1"  # address to listen on for whoever fetches them: the gRPC server's
     kv_port: int = 0  # and the port; 0: any free one
+    starter: Starter | None = None  # of an engine's other ranks; None: they are child processes
 
 
 class PrefillWorker:
@@ -43,7 +45,7 @@ class PrefillWorker:
     def __init__(self, options: PrefillOptions) -> None:
         self._options = options
         self._table = ProgressTable()
-        self._host = EngineHost(options.model_dir, options.engine, self._table.deliver, self.load)
+        self._host = EngineHost(options.model_dir, options.engine, self._table.deliver, self.load, options.starter)
         self._calls: Calls | None = None
         self._listener: Listener | None = None
         self._draining = False

@@ -1,15 +1,24 @@
 """Workers as Ray Serve deployments: Ray places, restarts, scales and upgrades them; no request travels through Ray."""
 
+import asyncio
+import contextlib
+import logging
 import os
 from typing import Any
 
 from ray import serve
 
 from gemline.cluster.records import Role
+from gemline.host import watch_health
 from gemline.serve.autoscaling import Scaling
 from gemline.serve.ray_policy import autoscaling_config
+from gemline.serve.ray_ranks import RankActors
 from gemline.serve.settings import REDIS_URL_VARIABLE, WorkerSettings
 from gemline.serve.workers import build_host
+
+_LAST_WORDS_S = 2.0  # for telling gateways that a broken worker is gone
+
+_log = logging.getLogger(__name__)
 
 
 class HostedWorker:
@@ -18,8 +27,21 @@ class HostedWorker:
     async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         # Where Ray serves a cluster, the URL and its password stay out of what Ray itself keeps and shows.
         elsewhere = {"redis_url": os.environ.get(REDIS_URL_VARIABLE, "")}
-        self._host = build_host(WorkerSettings.from_dict(elsewhere | settings))
+        own = WorkerSettings.from_dict(elsewhere | settings)
+        self._host = build_host(own, RankActors.of_this_replica() if own.has_placed_ranks else None)
         await self._host.start()
+        self._watch = asyncio.create_task(self._end_when_broken())
+
+    async def _end_when_broken(self) -> None:
+        """Serve would wait for three failures of `check_health`, and then for a drain that cannot be."""
+        try:
+            await watch_health(self._host)
+        except Exception as error:
+            _log.error("this replica ends, and Serve starts another: %s", error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_WORDS_S):
+                    await self._host.stop()
+            os._exit(1)
 
     async def check_health(self) -> None:
         """Serve calls this; three failures in a row replace the replica."""
@@ -31,6 +53,7 @@ class HostedWorker:
 
     async def __del__(self) -> None:
         # Serve awaits it once when the replica is to go: its only drain hook.
+        self._watch.cancel()
         await self._host.drain()
         await self._host.stop()
 
@@ -63,7 +86,16 @@ def deployment(
 def _deployment(
     settings: WorkerSettings, told: dict[str, Any], size: dict[str, Any], num_cpus: float, num_gpus: float
 ) -> serve.Application:
-    """`told` is what of the settings travels to the replicas, `size` how many there are, in Serve's words."""
+    """`told` is what of the settings travels to the replicas, `size` how many there are, in Serve's words.
+
+    CPUs and GPUs are a process's: of a divided engine, whose other ranks are actors, each has a bundle with as much.
+    """
+    if settings.has_placed_ranks:
+        bundle = {name: number for name, number in (("CPU", num_cpus), ("GPU", num_gpus)) if number}
+        size = size | {
+            "placement_group_bundles": [bundle] * settings.tensor_parallel,
+            "placement_group_strategy": settings.tensor_parallel_placement,
+        }
     hosted = serve.deployment(
         name=settings.role,
         **size,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gemline.cluster.records import Role
 from gemline.serve.autoscaling import Scaling
-from gemline.serve.gpus import visible_gpus
+from gemline.serve.gpus import check_enough, visible_gpus
 from gemline.serve.settings import WorkerSettings
 
 # Replicas share the cores of one machine; the engine's threads, not Ray's accounting, divide them.
@@ -34,13 +34,17 @@ class RayRunner:
         self._stopping = False
 
     async def start(self, workers: Mapping[WorkerSettings, int]) -> None:
-        """Start Ray, then deploy; does not wait for the replicas."""
+        """Start Ray, then deploy; does not wait for the replicas. Raises ConfigurationError when GPUs are too few."""
+        placed = {it.role: count * it.tensor_parallel for it, count in workers.items() if it.has_placed_ranks}
+        check_enough(placed, self._num_gpus)
         self._starting = asyncio.ensure_future(asyncio.to_thread(self._start, workers))
         await asyncio.shield(self._starting)  # half a Ray could not be taken down: `stop` waits for the whole
         _take_back_sigterm()
 
     def _start(self, workers: Mapping[WorkerSettings, int]) -> None:
-        self._start_ray(num_processes=sum(workers.values()) + 1)  # Serve's controller is one too
+        num_ranks = sum(count * settings.tensor_parallel for settings, count in workers.items() if settings.has_engine)
+        num_others = sum(count for settings, count in workers.items() if not settings.has_engine)
+        self._start_ray(num_processes=num_ranks + num_others + 1)  # Serve's controller is one too
         if not self._stopping:
             self._deploy(workers)
 

@@ -3,7 +3,7 @@
 import os
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from gemline.cluster.records import Role
 from gemline.engine.options import KvDtype, Quantization
@@ -17,6 +17,7 @@ Topology = Literal["split", "colocated"]
 SystemPrompt = Literal["refuse", "prepend"]
 RemotePrefill = Literal["auto", "always", "never"]
 KvTransport = Literal["auto", "shm", "socket", "grpc", "nixl"]
+Placement = Literal["STRICT_PACK", "PACK"]  # of ranks on Ray: all on one node, or on as few as can be
 
 REDIS_URL_VARIABLE = "GEMLINE_REDIS_URL"
 
@@ -44,6 +45,7 @@ class WorkerSettings:
     threads: int | None = None  # None: torch's own choice
     gpu_share: float = 1.0  # of one GPU's memory
     tensor_parallel: int = 1  # GPUs, or processes, that an engine is divided among
+    tensor_parallel_placement: Placement | None = None  # of these on Ray, each with a bundle; None: all in one place
     prefill: RemotePrefill = "auto"  # by prefill workers; decode workers only
     kv_transport: KvTransport = "auto"
     system_prompt: SystemPrompt = "refuse"  # tokenization workers only
@@ -57,6 +59,10 @@ class WorkerSettings:
         _ = self.internal_tls  # all three files or none
         if self.role not in (names := [role.value for role in Role]):
             raise ConfigurationError(f"worker role {self.role!r} is none of {', '.join(names)}")
+        if self.tensor_parallel_placement not in (None, *(allowed := get_args(Placement))):
+            raise ConfigurationError(
+                f"tensor_parallel_placement must be one of {', '.join(allowed)}, is {self.tensor_parallel_placement!r}"
+            )
 
     @property
     def has_engine(self) -> bool:
@@ -65,10 +71,17 @@ class WorkerSettings:
 
     @property
     def num_gpus(self) -> float:
-        """That its engine takes, where there are any: whole ones, or a share of one."""
+        """That its own process takes, where there are any: whole ones, or a share of one."""
         if not self.has_engine:
             return 0
-        return self.gpu_share if self.tensor_parallel == 1 else float(self.tensor_parallel)
+        if self.tensor_parallel == 1:
+            return self.gpu_share
+        return 1.0 if self.has_placed_ranks else float(self.tensor_parallel)
+
+    @property
+    def has_placed_ranks(self) -> bool:
+        """Whether Ray places each of several ranks."""
+        return self.has_engine and self.tensor_parallel > 1 and self.tensor_parallel_placement is not None
 
     @property
     def internal_tls(self) -> TlsFiles | None:
@@ -139,6 +152,7 @@ class StackSettings:
     gpu_share: float | None = None  # None: the GPUs, shared out among the engines
     tensor_parallel: int = 1  # of each engine
     prefill_tensor_parallel: int | None = None  # of prefill workers' ones; None: the same
+    tensor_parallel_placement: Placement | None = None  # of ranks on Ray; None: STRICT_PACK
     system_prompt: SystemPrompt = "refuse"
     remote_prefill: RemotePrefill = "auto"
     kv_transport: KvTransport = "auto"
@@ -158,6 +172,10 @@ class StackSettings:
         if self.scaling and self.runner != "ray":
             role = next(iter(self.scaling)).value
             raise ConfigurationError(f"--{role} with a range needs --runner ray, is {self.runner}: nobody else scales")
+        if self.tensor_parallel_placement is not None and self.runner != "ray":
+            raise ConfigurationError(
+                f"--tensor-parallel-placement {self.tensor_parallel_placement} needs --runner ray, is {self.runner}"
+            )
 
     @property
     def counts(self) -> dict[Role, int]:
@@ -169,6 +187,11 @@ class StackSettings:
         """That an engine of that role is divided among."""
         own = self.prefill_tensor_parallel if role is Role.PREFILL else None
         return own or self.tensor_parallel
+
+    @property
+    def placement(self) -> Placement | None:
+        """Of an engine's ranks by Ray; None where nobody places them."""
+        return (self.tensor_parallel_placement or "STRICT_PACK") if self.runner == "ray" else None
 
     @property
     def scaling(self) -> dict[Role, Scaling]:
@@ -207,6 +230,7 @@ class StackSettings:
             threads=self.threads,
             gpu_share=1.0 if self.gpu_share is None else self.gpu_share,
             tensor_parallel=self.num_ranks(role),
+            tensor_parallel_placement=self.placement,
             prefill="never" if self.topology == "colocated" else self.remote_prefill,
             kv_transport=self.kv_transport,
             system_prompt=self.system_prompt,

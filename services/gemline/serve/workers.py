@@ -3,6 +3,7 @@
 import asyncio
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gemline.cluster.records import Role
 from gemline.host import HostSettings, Worker, WorkerHost, run_until_signal
@@ -10,11 +11,17 @@ from gemline.logs import setup_logging
 from gemline.serve.openmp import limit_spinning
 from gemline.serve.settings import WorkerSettings
 
+if TYPE_CHECKING:
+    from gemline.rank_group import Starter
+
 _CLUSTER = "RAY_CLUSTER_NAME"  # that KubeRay tells every container of its cluster
 
 
-def build_worker(settings: WorkerSettings) -> Worker:
-    """The worker of that role, not started. Torch is imported only for those that have an engine."""
+def build_worker(settings: WorkerSettings, starter: "Starter | None" = None) -> Worker:
+    """The worker of that role, not started. Torch is imported only for those that have an engine.
+
+    `starter`: of an engine's other ranks; None: they are child processes.
+    """
     model_dir = Path(settings.model_dir)
     if settings.role == Role.TOKENIZATION.value:
         from gemline.tokenization.worker import TokenizationOptions, TokenizationWorker
@@ -48,6 +55,7 @@ def build_worker(settings: WorkerSettings) -> Worker:
                 engine,
                 kv_transport=settings.kv_transport,
                 kv_bind=settings.bind,
+                starter=starter,
             )
         )
     from gemline.decode.worker import DecodeOptions, DecodeWorker
@@ -59,14 +67,15 @@ def build_worker(settings: WorkerSettings) -> Worker:
             engine,
             prefill=settings.prefill,
             kv_transport=settings.kv_transport,
+            starter=starter,
         )
     )
 
 
-def build_host(settings: WorkerSettings) -> WorkerHost:
+def build_host(settings: WorkerSettings, starter: "Starter | None" = None) -> WorkerHost:
     """The worker with its gRPC server, lease and metrics, not started."""
     return WorkerHost(
-        build_worker(settings),
+        build_worker(settings, starter),
         HostSettings(
             redis_url=settings.redis_url,
             bind=settings.bind,
