@@ -20,9 +20,9 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def ray_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Its decode worker has two ranks, each of which Ray places."""
+    """Its decode worker has two ranks, which Ray may place on several nodes, so that they meet at a port."""
     options = ("--runner", "ray", "--dtype", "float32", "--first-prompt", "", "--threads", "1")
-    ranks = ("--tensor-parallel", "2", "--prefill-tensor-parallel", "1")
+    ranks = ("--tensor-parallel", "2", "--prefill-tensor-parallel", "1", "--tensor-parallel-placement", "PACK")
     running = start_stack(tmp_path_factory.mktemp("ray"), *options, *ranks)
     children = descendants(running.process.pid)
     yield running

@@ -28,7 +28,8 @@ class HostedWorker:
         # Where Ray serves a cluster, the URL and its password stay out of what Ray itself keeps and shows.
         elsewhere = {"redis_url": os.environ.get(REDIS_URL_VARIABLE, "")}
         own = WorkerSettings.from_dict(elsewhere | settings)
-        self._host = build_host(own, RankActors.of_this_replica() if own.has_placed_ranks else None)
+        placement = own.tensor_parallel_placement
+        self._host = build_host(own, RankActors.of_this_replica(placement) if own.has_placed_ranks else None)
         await self._host.start()
         self._watch = asyncio.create_task(self._end_when_broken())
 

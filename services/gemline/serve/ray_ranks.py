@@ -12,6 +12,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from gemline.errors import ConfigurationError
 from gemline.serve.openmp import limit_spinning
+from gemline.serve.settings import Placement
 
 if TYPE_CHECKING:  # it brings torch, before which `limit_spinning` has to speak
     from gemline.rank_group import RankTask
@@ -20,18 +21,22 @@ if TYPE_CHECKING:  # it brings torch, before which `limit_spinning` has to speak
 class RankActors:
     """A `Starter`, in the replica of rank 0."""
 
-    def __init__(self, group: PlacementGroup, address: str) -> None:
-        """`address`: of this node, for ranks on others."""
+    def __init__(self, group: PlacementGroup, address: str | None) -> None:
+        """`address`: of this node, for ranks on others; None: all are on this one."""
         self.address = address
         self._group = group
 
     @classmethod
-    def of_this_replica(cls) -> "RankActors":
-        """Raises ConfigurationError outside a placement group."""
+    def of_this_replica(cls, placement: Placement | None) -> "RankActors":
+        """Ranks that are kept on one node meet in a file there, and no port is open for them.
+
+        Raises ConfigurationError outside a placement group.
+        """
         group = ray.util.get_current_placement_group()
         if group is None:
             raise ConfigurationError("tensor_parallel_placement: this replica is in no placement group")
-        return cls(group, ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+        address = None if placement == "STRICT_PACK" else ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        return cls(group, address)
 
     def check(self, num_ranks: int) -> None:
         """Raises ConfigurationError, naming both numbers, unless there is a bundle for each rank."""
