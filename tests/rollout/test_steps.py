@@ -131,6 +131,8 @@ async def test_with_all_requests_gone_the_old_cluster_is_removed_once_it_has_fin
 
 async def test_rollback_gives_all_back_and_the_old_configuration_too(upgrade: World) -> None:
     await eventually(lambda: upgrade.num_known() == 2)
+    spec = upgrade.kube.get("rayservices.ray.io", "prod-gemline")["spec"]
+    spec["rayClusterConfig"] |= {"autoscalerOptions": {"version": "v2"}}  # which the old cluster has not
     await upgrade.rollout().pause()
     await upgrade.rollout().promote(0.7, 10, record_golden=True)
     await upgrade.rollout().rollback()

@@ -32,6 +32,7 @@
 {{- end -}}
 {{- include "gemline.checkModel" (dict "root" $ "model" $model "at" $at) -}}
 {{- end -}}
+{{- include "gemline.checkCluster" . -}}
 {{- end -}}
 
 {{- define "gemline.checkModel" -}}

@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 _RAY = {"group": "ray.io", "version": "v1"}
 _MERGE = "application/merge-patch+json"
+_MANAGER = "gemline-rollout"
+_MOST_TRIES = 5
 _TIMEOUT_S = 20.0
 
 
@@ -65,7 +67,12 @@ class Kube:
     async def patch_deployment(self, name: str, body: Object) -> None:
         """A merge patch."""
         patch = self._apps.patch_namespaced_deployment
-        await self._call("patch", "deployments.apps", lambda: patch(name, self.namespace, body, **_PATCH), name)
+
+        def send(part: Object) -> Object:
+            answer: Object = json.loads(patch(name, self.namespace, part, _preload_content=False, **_PATCH).data)
+            return answer
+
+        await self._patch("deployments.apps", name, body, send)
 
     async def ray(self, plural: str, selector: str) -> list[Object]:
         """`rayservices` or `rayclusters` with these labels. NotFound: KubeRay is not installed."""
@@ -77,7 +84,11 @@ class Kube:
         """A merge patch of a RayService."""
         patch = self._custom.patch_namespaced_custom_object
         where = {**_RAY, "namespace": self.namespace, "plural": "rayservices", "name": name}
-        await self._call("patch", "rayservices.ray.io", lambda: patch(**where, body=body, **_PATCH), name)
+
+        def send(part: Object) -> Object:
+            return cast(Object, patch(**where, body=part, **_PATCH))
+
+        await self._patch("rayservices.ray.io", name, body, send)
 
     async def delete_cluster(self, name: str) -> None:
         """A RayCluster; one that has gone meanwhile is fine."""
@@ -110,6 +121,28 @@ class Kube:
                 "create", "configmaps", lambda: create(self.namespace, made, _request_timeout=_TIMEOUT_S), name
             )
 
+    async def _patch(self, resource: str, name: str, body: Object, send: Callable[[Object], Object]) -> None:
+        """Changes an object that Helm applies, and leaves no field of it ours: else Helm's next upgrade, which says
+        something else of them, is refused as a conflict.
+        """
+        for _ in range(_MOST_TRIES):
+            found = await self._call("patch", resource, lambda: send(body), name)
+            fields = found["metadata"].get("managedFields", [])
+            kept = [entry for entry in fields if entry.get("manager") != _MANAGER]
+            if kept == fields:
+                return
+            # An empty list would change nothing; one empty entry stands for none. The version: nobody's is undone.
+            version = found["metadata"]["resourceVersion"]
+            shed = {"metadata": {"managedFields": kept or [{}], "resourceVersion": version}}
+            try:
+                await self._call("patch", resource, lambda shed=shed: send(shed), name)  # type: ignore[misc]
+            except Conflict:
+                continue
+            return
+        raise Conflict(
+            f"cannot patch {resource} {name} in namespace {self.namespace}: somebody else changes it all the time"
+        )
+
     async def _call(self, verb: str, resource: str, call: Callable[[], T], name: str = "") -> T:
         what = f"{verb} {resource}{f' {name}' if name else ''} in namespace {self.namespace}"
         try:
@@ -126,7 +159,7 @@ class Kube:
             raise Unavailable(f"cannot {what}: the API server does not answer ({type(error).__name__})") from error
 
 
-_PATCH: Object = {"_content_type": _MERGE, "_request_timeout": _TIMEOUT_S}
+_PATCH: Object = {"_content_type": _MERGE, "_request_timeout": _TIMEOUT_S, "field_manager": _MANAGER}
 
 
 def _selecting(selector: str) -> Object:

@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
 
 from gemline.errors import NotFound
 from gemline.rollout.kube import Kube, Object
@@ -78,12 +77,27 @@ class Objects:
             return ""
         return f"of {wanted} there are " + ", ".join(f"{count} {name}" for name, count in counts.items())
 
-    def spec_of(self, cluster: str) -> Any:
-        """The configuration that a cluster was made from."""
-        return next(it["spec"] for it in self.clusters if it["metadata"]["name"] == cluster)
+    def back_to(self, cluster: str) -> Object:
+        """The merge patch that gives the RayService the configuration which a cluster was made from."""
+        made_from = next(it["spec"] for it in self.clusters if it["metadata"]["name"] == cluster)
+        return {"rayClusterConfig": _turning(self.service["spec"].get("rayClusterConfig", {}), made_from)}
 
     def _cluster_of(self, status: str) -> str:
         return str(((self.service.get("status") or {}).get(status) or {}).get("rayClusterName", ""))
+
+
+def _turning(now: Object, wanted: Object) -> Object:
+    """RFC 7396's patch from one to the other. What is not wanted must be named: KubeRay takes any rest for another
+    configuration, and makes a third cluster of it.
+    """
+    patch: Object = dict.fromkeys(now.keys() - wanted.keys())
+    for name, value in wanted.items():
+        before = now.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            patch[name] = _turning(before, value)
+        elif value != before:
+            patch[name] = value
+    return patch
 
 
 async def find(kube: Kube, release: str) -> Objects:

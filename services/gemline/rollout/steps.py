@@ -119,8 +119,7 @@ class Rollout:
         for model_id in models:
             await self._shares.put(model_id, _shared_out(found, model_id, 0.0))
         self._report(f"{found.objects.old[0]} has all new requests again")
-        body = {"rayClusterConfig": found.objects.spec_of(_serving(found.old, models[0])[0].release)}
-        await self._resume(found.objects, body)
+        await self._resume(found.objects, found.objects.back_to(_serving(found.old, models[0])[0].release))
         self._report(f"run `helm rollback {self._release}`, so that Helm's own record agrees")
         return await self.look()
 
