@@ -24,7 +24,7 @@ REFUSED_BY_SCHEMA: dict[str, tuple[dict[str, Any], str]] = {
     "a branch instead of a commit": ({"models__0__source": "hf://google/gemma-2-2b-it@main"}, "models/0/source"),
     "a model without a source": ({"models__0__source": ...}, "source"),
     "a precision that is none": ({"models__0__quantization": "fp4"}, "models/0/quantization"),
-    "a GPU that no kernel runs on": ({"models__0__gpu": "l4"}, "models/0/gpu"),
+    "a GPU that does not say what it has": ({"gpus__b200": {"nodeSelector": {}, "tolerations": []}}, "memoryGiB"),
     "no replica": ({"models__0__decode__replicas": 0}, "models/0/decode/replicas"),
     "GPUs beside those that follow": (
         {"models__0__decode__resources__limits": {"nvidia.com/gpu": "4"}},
@@ -58,6 +58,10 @@ REFUSED_BY_CHECK: dict[str, tuple[dict[str, Any], str]] = {
         r"maxReplicas: is 2, below replicas, 3",
     ),
     "a GPU and no size": ({"models__0__gpu": "h100"}, "size: is not there"),
+    "a GPU that no kernel runs on": (
+        {"models__0__gpu": "l4", "models__0__size": "2b"},
+        r"models\[0\] \(demo\): gpu: l4 is not among gpus: h100, h200",
+    ),
 }
 
 
@@ -89,31 +93,3 @@ def test_a_release_whose_name_no_ray_service_may_have_is_refused(release: str, w
 
 def test_a_long_release_name_still_fits() -> None:
     assert manifests(PROFILES["cpu"], "g" * 39)
-
-
-def test_room_for_too_few_sequences_is_refused_with_what_would_do() -> None:
-    with pytest.raises(HelmRenderError) as refused:
-        maker.render(changed("h100-27b-fp8", models__0__quantization="none"))
-    message = str(refused.value)
-    assert "27b with quantization none leaves room for 11 sequences of 8192 tokens on 1 x h100" in message
-    assert "minSequences asks for 20" in message
-    assert "fp8 on 1 (23)" in message
-    assert "none on 2 (47)" in message
-
-
-def test_room_follows_the_gpu() -> None:
-    assert manifests(changed("h100-27b-fp8", models__0__quantization="none", models__0__gpu="h200"))
-
-
-def test_the_table_in_the_chart_is_what_the_arithmetic_gives() -> None:
-    import json
-
-    assert json.loads((CHART / "files" / "capacity.json").read_text()) == maker.capacity_table()
-
-
-def test_a_model_that_does_not_fit_at_all_is_in_the_table() -> None:
-    from gemline.sizing.gpus import Gpu
-
-    small = Gpu("small", 24 * 2**30, 1.0, 1.0, 1.0)
-    assert maker.sequences("27b", small)["none"]["1"] == 0
-    assert maker.sequences("27b", small)["int4"]["1"] > 0

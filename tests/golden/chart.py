@@ -1,58 +1,46 @@
-"""Writes what the chart is rendered to for each profile, and the table of what fits. `make verify` runs it.
+"""Writes what the chart is rendered to for each profile, and the table of what models take. `make verify` runs it.
 
-The table is `gemline plan`'s arithmetic, so that a template can refuse a model that is too large for its GPUs.
+The table is the arithmetic of `gemline plan`, so that a template can refuse a model that is too large for its GPUs.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from helm_python import Chart
 
-from gemline.engine.footprint import Footprint, WeightForm
-from gemline.errors import ConfigurationError
-from gemline.sizing.capacity import capacity
-from gemline.sizing.forms import WEIGHTS
-from gemline.sizing.gpus import GPUS, Gpu
+from gemline.engine.footprint import CacheForm, Footprint, WeightForm
+from gemline.sizing.capacity import RESERVED_BYTES
+from gemline.sizing.forms import CACHES, WEIGHTS
 from gemline.sizing.models import PUBLISHED
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "gemline"
 TARGET = Path(__file__).with_name("chart")
-SERVED_GPUS = ("h100", "h200")  # what our kernels run on
 RELEASE, NAMESPACE = "gemline", "serving"
-_DEGREES = (1, 2, 4, 8)  # GPUs of one node
-_CONTEXT = 8192  # the model's most
+CONTEXT = 8192  # the model's most
+DEGREES = (1, 2, 4, 8)  # GPUs of one node
+_WEIGHTS: tuple[WeightForm, ...] = ("f32", *WEIGHTS)
+_CACHES: tuple[CacheForm, ...] = ("f32", *CACHES)
 
 
-def quantization(form: WeightForm) -> str:
-    """As `--quantization` names it."""
-    return "none" if form == "bf16" else form
-
-
-def capacity_table() -> dict[str, Any]:
-    """How many sequences of the context's length fit: by GPU, size, quantization, GPUs of an engine."""
+def sizes_table() -> dict[str, Any]:
+    """What an engine takes of each GPU, in bytes: weights and one context, by size, GPUs of an engine, and form."""
     return {
-        "context": _CONTEXT,
-        "sequences": {gpu: {size: sequences(size, GPUS[gpu]) for size in PUBLISHED} for gpu in SERVED_GPUS},
+        "context": CONTEXT,
+        "reservedBytes": RESERVED_BYTES,
+        "models": {size: {str(degree): _of_rank(size, degree) for degree in DEGREES} for size in PUBLISHED},
     }
 
 
-def sequences(size: str, gpu: Gpu) -> dict[str, dict[str, int]]:
-    """Of one model on one kind of GPU."""
-    return {quantization(form): _by_degree(size, gpu, form) for form in WEIGHTS}
-
-
-def _by_degree(size: str, gpu: Gpu, form: WeightForm) -> dict[str, int]:
-    found = {}
-    for degree in _DEGREES:
-        shard = Footprint(PUBLISHED[size], form, num_ranks=degree)
-        try:
-            found[str(degree)] = capacity(shard, gpu).num_sequences(shard, _CONTEXT)
-        except ConfigurationError:  # it cannot be divided so
-            found[str(degree)] = 0
-    return found
+def _of_rank(size: str, degree: int) -> dict[str, dict[str, int]]:
+    shard = Footprint(PUBLISHED[size], num_ranks=degree)
+    return {
+        "weightBytes": {form: replace(shard, weights=form).weight_bytes for form in _WEIGHTS},
+        "contextBytes": {form: replace(shard, cache=form).sequence_bytes(CONTEXT) for form in _CACHES},
+    }
 
 
 def profiles() -> dict[str, dict[str, Any]]:
@@ -77,7 +65,7 @@ def _tidy(text: str) -> str:
 
 def main() -> None:
     """Rewrites the table and every golden file; one whose profile has gone goes too."""
-    (CHART / "files" / "capacity.json").write_text(json.dumps(capacity_table(), indent=2) + "\n")
+    (CHART / "files" / "sizes.json").write_text(json.dumps(sizes_table(), indent=2) + "\n")
     TARGET.mkdir(exist_ok=True)
     for path in TARGET.glob("*.yaml"):
         path.unlink()

@@ -52,23 +52,6 @@
 {{- end -}}
 {{- end -}}
 {{- if $model.gpu -}}
-{{- if not $model.size -}}
-{{- fail (printf "%s: size: is not there; with a gpu it says what must fit: 2b, 9b or 27b" .at) -}}
-{{- end -}}
-{{- $table := .root.Files.Get "files/capacity.json" | fromJson -}}
-{{- $forms := index $table.sequences $model.gpu $model.size -}}
-{{- $num := int (index $forms $model.quantization (toString (int $model.tensorParallel))) -}}
-{{- $wanted := int ($model.minSequences | default 1) -}}
-{{- if lt $num $wanted -}}
-{{- $fits := list -}}
-{{- range $form, $degrees := $forms -}}
-{{- range $degree, $room := $degrees -}}
-{{- if ge (int $room) $wanted -}}
-{{- $fits = append $fits (printf "%s on %s (%d)" $form $degree (int $room)) -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- fail (printf "%s: %s with quantization %s leaves room for %d sequences of %d tokens on %d x %s, minSequences asks for %d. Enough have: %s" .at $model.size $model.quantization $num (int $table.context) (int $model.tensorParallel) $model.gpu $wanted ($fits | join ", " | default "none of these GPUs")) -}}
-{{- end -}}
+{{- include "gemline.checkFits" . -}}
 {{- end -}}
 {{- end -}}
