@@ -19,7 +19,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 constraints=$scratch/constraints.txt
 grep -v '^triton==' deploy/constraints.txt > "$constraints" # a torch with CUDA wants the triton it was built for
-lock gateway --extra gateway
+lock gateway --extra gateway --extra kubernetes
 lock worker-cuda --extra worker --extra gpu
 echo 'torch==2.13.0+cpu' > "$scratch/override.txt"
 lock worker-cpu --extra worker --override "$scratch/override.txt" --find-links "$torch_cpu"

@@ -1,9 +1,11 @@
 """A cluster for the chart: the stand-in always, a real API server where KUBEBUILDER_ASSETS has one."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.cluster import Cluster, new_namespace, stand_in
+from support.job_runner import running_jobs
 from support.real_kube import ASSETS, real_kube
 
 
@@ -24,3 +26,10 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
             yield server
     else:
         yield new_namespace(request.getfixturevalue("real_server"))
+
+
+@pytest.fixture
+def jobs(cluster: Cluster, tmp_path: Path) -> Iterator[list[str]]:
+    """What the Jobs of that namespace wrote, which are run here."""
+    with running_jobs(cluster, tmp_path) as told:
+        yield told

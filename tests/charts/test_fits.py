@@ -1,4 +1,4 @@
-"""A model that does not fit its GPUs is refused at template time, by the numbers of `gemline plan`, with what would do."""
+"""A model that does not fit its GPUs is refused by the templates, by the numbers of `gemline plan`, with what would."""
 
 import itertools
 import json

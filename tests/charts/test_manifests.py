@@ -111,7 +111,7 @@ def _ports(place: Any) -> Iterator[dict[str, Any]]:
 
 
 def test_every_container_is_hardened() -> None:
-    for name, template in pods(everything()):
+    for name, template in [*pods(everything()), *pods(manifests(PROFILES["h100-27b-tp2"]))]:
         spec = template["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True, name
         assert spec["securityContext"]["runAsUser"] > 0, name
@@ -136,7 +136,7 @@ def test_no_pod_has_a_token_for_the_api_server_and_no_role_is_made() -> None:
 
 
 def test_every_container_has_bounds_on_its_memory() -> None:
-    for name, template in pods(everything()):
+    for name, template in [*pods(everything()), *pods(manifests(PROFILES["h100-27b-tp2"]))]:
         for container in containers(template):
             resources = container["resources"]
             assert resources["limits"]["memory"], (name, container["name"])

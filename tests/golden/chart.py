@@ -49,11 +49,11 @@ def profiles() -> dict[str, dict[str, Any]]:
     return {path.stem.removeprefix("values-"): yaml.safe_load(path.read_text()) for path in found}
 
 
-def render(values: dict[str, Any], release: str = RELEASE) -> str:
+def render(values: dict[str, Any], release: str = RELEASE, namespace: str = NAMESPACE) -> str:
     """All manifests as one YAML text. Raises HelmValuesError or HelmRenderError with what is wrong with the values."""
     with Chart.load(CHART) as chart:
         chart.validate_schema(values)
-        rendered = chart.render(values, name=release, namespace=NAMESPACE)
+        rendered = chart.render(values, name=release, namespace=namespace)
     parts = {name: _tidy(text) for name, text in sorted(rendered.items()) if not name.endswith("NOTES.txt")}
     return "".join(f"---\n# Source: {name}\n{text}\n" for name, text in parts.items() if text)
 

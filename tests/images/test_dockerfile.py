@@ -106,6 +106,11 @@ def test_the_gateways_image_has_neither_torch_nor_ray() -> None:
     assert {"redis", "fastapi", "tokenizers"} <= set(names("gateway"))
 
 
+def test_the_gateways_image_has_what_rollout_and_certificates_ask_the_api_server_with() -> None:
+    """They run in it, in the cluster."""
+    assert {"kubernetes", "cryptography"} <= set(names("gateway"))
+
+
 def test_workers_have_the_ray_of_the_chart() -> None:
     values = yaml.safe_load((ROOT / "charts" / "gemline" / "values.yaml").read_text())
     for target in ("worker-cpu", "worker-cuda"):

@@ -4,7 +4,6 @@ import asyncio
 import datetime
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +14,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from support.certificates import Authority, renew
+from support.tls_server import SERVING, ask, served
 
 from gemline.errors import ConfigurationError
 from gemline.host import bind_server
 from gemline.rpc.health import Health
-from gemline.rpc.internal_tls import NAME, InternalTls, check_caller
+from gemline.rpc.internal_tls import NAME, InternalTls
 from gemline.rpc.options import open_channel, server_options
-from gemline.rpc.status import ErrorInterceptor
 from gemline.rpc.tls_files import TlsFiles, internal_files
-
-SERVING = HealthCheckResponse.SERVING
-
-
-@asynccontextmanager
-async def served(tls: InternalTls) -> AsyncIterator[tuple[str, Health]]:
-    """A server as a worker's host makes it; its address, and the service that it has."""
-    server = grpc.aio.server(interceptors=[ErrorInterceptor(admit=check_caller)], options=server_options())
-    health = Health(server, [])
-    port = bind_server(server, "127.0.0.1", 0, tls.server_credentials())
-    await server.start()
-    await health.set_serving(True)
-    try:
-        yield f"127.0.0.1:{port}", health
-    finally:
-        await server.stop(None)
-
-
-async def ask(channel: grpc.aio.Channel) -> Any:
-    """The status it serves; the channel is closed."""
-    async with channel:
-        stub: Any = HealthStub(channel)
-        return (await stub.Check(HealthCheckRequest(), timeout=5)).status
 
 
 async def refusal(channel: grpc.aio.Channel) -> grpc.StatusCode:

@@ -41,9 +41,9 @@ def changed(profile: str, **paths: Any) -> dict[str, Any]:
     return values
 
 
-def manifests(values: dict[str, Any], release: str = "gemline") -> list[Manifest]:
+def manifests(values: dict[str, Any], release: str = "gemline", namespace: str = maker.NAMESPACE) -> list[Manifest]:
     """Every manifest that the chart gives for those values."""
-    return [manifest for manifest in yaml.safe_load_all(maker.render(values, release)) if manifest]
+    return [manifest for manifest in yaml.safe_load_all(maker.render(values, release, namespace)) if manifest]
 
 
 def of_kind(all_of_them: list[Manifest], kind: str) -> list[Manifest]:
@@ -61,8 +61,10 @@ def pods(all_of_them: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
     """(name, template) of every pod that comes of them, Ray's too. A template has metadata and spec."""
     for manifest in all_of_them:
         name = f"{manifest['kind']} {manifest['metadata']['name']}"
-        if manifest["kind"] in ("Deployment", "StatefulSet"):
+        if manifest["kind"] in ("Deployment", "StatefulSet", "Job"):
             yield name, manifest["spec"]["template"]
+        elif manifest["kind"] == "CronJob":
+            yield name, manifest["spec"]["jobTemplate"]["spec"]["template"]
         elif manifest["kind"] == "Pod":
             yield name, manifest
         elif manifest["kind"] == "RayService":

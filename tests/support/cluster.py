@@ -112,6 +112,7 @@ def secrets_named(manifests: Iterable[Manifest]) -> dict[str, set[str]]:
     """The Secrets that pods ask for, with their keys; those that something in the cluster makes are not among them."""
     listed = list(manifests)
     made = {it["spec"]["secretName"] for it in listed if it["kind"] == "Certificate"}
+    made |= {it["spec"]["template"]["spec"]["containers"][0]["args"][1] for it in listed if it["kind"] == "Job"}
     found: dict[str, set[str]] = {}
     for _, template in pods(listed):
         for container in containers(template):

@@ -4,6 +4,7 @@ Helm's own library and the Kubernetes client talk to it. Nothing runs in it: no 
 """
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections import defaultdict
@@ -155,7 +156,12 @@ class FakeKube:
         if request.query.get("sendInitialEvents"):
             return _status(422, "Invalid", "sendInitialEvents: not here")  # the client lists then
         response = web.StreamResponse(headers={"content-type": "application/json"})
-        await response.prepare(request)
+        with contextlib.suppress(ConnectionResetError):  # the watcher has gone
+            await response.prepare(request)
+            await self._follow(request, key, response)
+        return response
+
+    async def _follow(self, request: web.Request, key: Key, response: web.StreamResponse) -> None:
         seen = int(request.query.get("resourceVersion") or len(self.changes))
         while request.transport is not None and not request.transport.is_closing():
             for change in self.changes[seen:]:
@@ -164,7 +170,6 @@ class FakeKube:
                     await response.write(line.encode() + b"\n")
             seen = len(self.changes)
             await asyncio.sleep(_POLL_S)
-        return response
 
 
 def _key(path: str) -> Key | None:

@@ -46,7 +46,7 @@ app.kubernetes.io/component: {{ .part }}
 {{- end -}}
 
 {{- define "gemline.tlsSecret" -}}
-{{- eq .Values.internalTls.mode "certManager" | ternary (printf "%s-internal" (include "gemline.fullname" .)) .Values.internalTls.existingSecret -}}
+{{- has .Values.internalTls.mode (list "certManager" "job") | ternary (printf "%s-internal" (include "gemline.fullname" .)) .Values.internalTls.existingSecret -}}
 {{- end -}}
 
 {{/* Ports of the workers; one replica a pod, so they are fixed. */}}

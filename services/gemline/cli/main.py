@@ -33,6 +33,7 @@ def app() -> "typer.Typer":
     from gemline.cli import (
         audit,
         bench,
+        certificates,
         chat,
         distill,
         doctor,
@@ -73,6 +74,7 @@ def app() -> "typer.Typer":
     for command in (
         *(up.up, chat.chat, generate.generate, bench.bench, doctor.doctor),
         *(worker.worker, gateway.gateway, distill.distill, plan.plan, fetch.fetch, usage.usage, audit.audit),
+        certificates.certificates,
     ):
         commands.command()(command)
     commands.add_typer(tenant.app(), name="tenant")

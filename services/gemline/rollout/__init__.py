@@ -1,1 +1,1 @@
-"""Moving from one release of the platform on Kubernetes to the next: checked, in shares, and back at once."""
+"""What operators do to a release on Kubernetes: from one to the next, checked, in shares and back; its certificates."""

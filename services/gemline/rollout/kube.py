@@ -27,13 +27,14 @@ _RAY = {"group": "ray.io", "version": "v1"}
 _MERGE = "application/merge-patch+json"
 _MANAGER = "gemline-rollout"
 _MOST_TRIES = 5
-_TIMEOUT_S = 20.0
+TIMEOUT_S = 20.0
 
 
 class Kube:
     """One namespace. Methods raise Forbidden, NotFound, Conflict and Unavailable, which name verb and object."""
 
     def __init__(self, api: client.ApiClient, namespace: str) -> None:
+        self.api = api
         self.namespace = namespace
         # Any: the client's annotations are another in each of its versions, and refuse dicts that it takes.
         self._apps: Any = client.AppsV1Api(api)
@@ -61,7 +62,7 @@ class Kube:
         """Those with these labels."""
         listed = self._apps.list_namespaced_deployment
         plain = {**_selecting(selector), "_preload_content": False}  # as JSON, like the objects that are not built in
-        found = await self._call("list", "deployments.apps", lambda: listed(self.namespace, **plain))
+        found = await self.call("list", "deployments.apps", lambda: listed(self.namespace, **plain))
         return _items(json.loads(found.data))
 
     async def patch_deployment(self, name: str, body: Object) -> None:
@@ -78,7 +79,7 @@ class Kube:
         """`rayservices` or `rayclusters` with these labels. NotFound: KubeRay is not installed."""
         listed = self._custom.list_namespaced_custom_object
         where = {**_RAY, "namespace": self.namespace, "plural": plural}
-        return _items(await self._call("list", f"{plural}.ray.io", lambda: listed(**where, **_selecting(selector))))
+        return _items(await self.call("list", f"{plural}.ray.io", lambda: listed(**where, **_selecting(selector))))
 
     async def patch_service(self, name: str, body: Object) -> None:
         """A merge patch of a RayService."""
@@ -95,7 +96,7 @@ class Kube:
         delete = self._custom.delete_namespaced_custom_object
         where = {**_RAY, "namespace": self.namespace, "plural": "rayclusters", "name": name}
         try:
-            await self._call("delete", "rayclusters.ray.io", lambda: delete(**where, _request_timeout=_TIMEOUT_S), name)
+            await self.call("delete", "rayclusters.ray.io", lambda: delete(**where, _request_timeout=TIMEOUT_S), name)
         except NotFound:
             return
 
@@ -103,8 +104,8 @@ class Kube:
         """The data of a ConfigMap; empty when there is none."""
         read = self._core.read_namespaced_config_map
         try:
-            found = await self._call(
-                "get", "configmaps", lambda: read(name, self.namespace, _request_timeout=_TIMEOUT_S), name
+            found = await self.call(
+                "get", "configmaps", lambda: read(name, self.namespace, _request_timeout=TIMEOUT_S), name
             )
         except NotFound:
             return {}
@@ -114,11 +115,11 @@ class Kube:
         """Adds to a ConfigMap, which is made where it is not there."""
         patch, create = self._core.patch_namespaced_config_map, self._core.create_namespaced_config_map
         try:
-            await self._call("patch", "configmaps", lambda: patch(name, self.namespace, {"data": data}, **_PATCH), name)
+            await self.call("patch", "configmaps", lambda: patch(name, self.namespace, {"data": data}, **_PATCH), name)
         except NotFound:
             made = {"metadata": {"name": name, "labels": labels}, "data": data}
-            await self._call(
-                "create", "configmaps", lambda: create(self.namespace, made, _request_timeout=_TIMEOUT_S), name
+            await self.call(
+                "create", "configmaps", lambda: create(self.namespace, made, _request_timeout=TIMEOUT_S), name
             )
 
     async def _patch(self, resource: str, name: str, body: Object, send: Callable[[Object], Object]) -> None:
@@ -126,7 +127,7 @@ class Kube:
         something else of them, is refused as a conflict.
         """
         for _ in range(_MOST_TRIES):
-            found = await self._call("patch", resource, lambda: send(body), name)
+            found = await self.call("patch", resource, lambda: send(body), name)
             fields = found["metadata"].get("managedFields", [])
             kept = [entry for entry in fields if entry.get("manager") != _MANAGER]
             if kept == fields:
@@ -135,7 +136,7 @@ class Kube:
             version = found["metadata"]["resourceVersion"]
             shed = {"metadata": {"managedFields": kept or [{}], "resourceVersion": version}}
             try:
-                await self._call("patch", resource, lambda shed=shed: send(shed), name)  # type: ignore[misc]
+                await self.call("patch", resource, lambda shed=shed: send(shed), name)  # type: ignore[misc]
             except Conflict:
                 continue
             return
@@ -143,13 +144,14 @@ class Kube:
             f"cannot patch {resource} {name} in namespace {self.namespace}: somebody else changes it all the time"
         )
 
-    async def _call(self, verb: str, resource: str, call: Callable[[], T], name: str = "") -> T:
+    async def call(self, verb: str, resource: str, call: Callable[[], T], name: str = "") -> T:
+        """What the API answers to a blocking call of the client's."""
         what = f"{verb} {resource}{f' {name}' if name else ''} in namespace {self.namespace}"
         try:
             return await asyncio.to_thread(call)
         except ApiException as error:
             if error.status in (401, 403):
-                raise Forbidden(f"may not {what}: a Role for gemline rollout allows it") from error
+                raise Forbidden(f"may not {what}: a Role of the chart's allows it") from error
             if error.status == 404:
                 raise NotFound(f"cannot {what}: there is none") from error
             if error.status == 409:
@@ -159,11 +161,11 @@ class Kube:
             raise Unavailable(f"cannot {what}: the API server does not answer ({type(error).__name__})") from error
 
 
-_PATCH: Object = {"_content_type": _MERGE, "_request_timeout": _TIMEOUT_S, "field_manager": _MANAGER}
+_PATCH: Object = {"_content_type": _MERGE, "_request_timeout": TIMEOUT_S, "field_manager": _MANAGER}
 
 
 def _selecting(selector: str) -> Object:
-    return {"label_selector": selector, "_request_timeout": _TIMEOUT_S}
+    return {"label_selector": selector, "_request_timeout": TIMEOUT_S}
 
 
 def _items(found: Object) -> list[Object]:
