@@ -16,6 +16,7 @@ NOT_KUBERNETES = (
     "cert-manager.io/",
     "monitoring.coreos.com/",
     "gateway.networking.k8s.io/",
+    "keda.sh/",
 )
 _IMAGE = re.compile(r"(?P<name>[^:@]+(:\d+/[^:@]+)?):(?P<tag>[^:@]+)(@sha256:[0-9a-f]{64})?")
 

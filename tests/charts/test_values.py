@@ -51,6 +51,18 @@ REFUSED_BY_CHECK: dict[str, tuple[dict[str, Any], str]] = {
     "no Redis at all": ({"redis__internal": False}, "redis.external.host: is empty"),
     "no TLS secret": ({"internalTls__mode": "existingSecret"}, "internalTls.existingSecret: is empty"),
     "no model": ({"models": []}, "models: is empty"),
+    "fewer gateways at most than at least": (
+        {"gateway__autoscaling": {"enabled": True, "minReplicas": 3, "maxReplicas": 2}},
+        r"gateway\.autoscaling\.maxReplicas: is 2, below minReplicas, 3",
+    ),
+    "KEDA without a Prometheus": (
+        {"gateway__autoscaling": {"enabled": True, "kind": "keda"}},
+        r"gateway\.autoscaling\.keda\.prometheus: is empty",
+    ),
+    "KEDA and nobody who collects": (
+        {"gateway__autoscaling": {"enabled": True, "kind": "keda", "keda": {"prometheus": "http://prometheus:9090"}}},
+        r"gateway\.autoscaling\.kind: is keda, and monitoring\.serviceMonitor\.enabled is false",
+    ),
     "split without prefill": ({"models__0__prefill": ...}, "prefill: is not there, and topology is split"),
     "colocated with prefill": ({"models__0__topology": "colocated"}, "prefill: is there, but with topology colocated"),
     "a range that ends before it begins": (

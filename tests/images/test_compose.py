@@ -1,6 +1,8 @@
 """deploy/compose.yaml: every command is one of ours, nothing is open beyond this machine, and all of it is hardened."""
 
 import re
+import subprocess
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,36 @@ OURS = [name for name in SERVICES if name != "redis"]
 def redis_url(monkeypatch: pytest.MonkeyPatch) -> None:
     """As every service has it."""
     monkeypatch.setenv("GEMLINE_REDIS_URL", "redis://redis:6379/0")
+
+
+def by_the_schema(file: Path) -> subprocess.CompletedProcess[str]:
+    """What the schema of the Compose specification says of a file."""
+    checker = Path(sysconfig.get_path("scripts")) / "check-jsonschema"
+    command = [str(checker), "--builtin-schema", "vendor.compose-spec", str(file)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_the_specifications_schema_takes_it() -> None:
+    done = by_the_schema(ROOT / "deploy" / "compose.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "words"),
+    [
+        ("read_only: true", "readonly: true", "'readonly' was unexpected"),
+        ("cap_drop: [ALL]", "cap_drop: ALL", "'ALL' is not of type 'array'"),
+        ("condition: service_healthy", "condition: healthy", "healthy"),
+    ],
+)
+def test_the_schema_would_notice(tmp_path: Path, right: str, wrong: str, words: str) -> None:
+    careless = tmp_path / "compose.yaml"
+    text = (ROOT / "deploy" / "compose.yaml").read_text()
+    assert right in text
+    careless.write_text(text.replace(right, wrong))
+    done = by_the_schema(careless)
+    assert done.returncode == 1
+    assert words in done.stdout
 
 
 @pytest.mark.parametrize("name", OURS)

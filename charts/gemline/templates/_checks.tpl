@@ -17,6 +17,19 @@
 {{- if and (eq .Values.internalTls.mode "existingSecret") (not .Values.internalTls.existingSecret) -}}
 {{- fail "internalTls.existingSecret: is empty, and internalTls.mode is existingSecret: name a Secret with tls.crt, tls.key and ca.crt" -}}
 {{- end -}}
+{{- with .Values.gateway.autoscaling -}}
+{{- if lt (int .maxReplicas) (int .minReplicas) -}}
+{{- fail (printf "gateway.autoscaling.maxReplicas: is %d, below minReplicas, %d" (int .maxReplicas) (int .minReplicas)) -}}
+{{- end -}}
+{{- if and .enabled (eq .kind "keda") -}}
+{{- if not .keda.prometheus -}}
+{{- fail "gateway.autoscaling.keda.prometheus: is empty, and gateway.autoscaling.kind is keda: give the address that KEDA asks, such as http://prometheus-operated.monitoring:9090" -}}
+{{- end -}}
+{{- if not $.Values.monitoring.serviceMonitor.enabled -}}
+{{- fail "gateway.autoscaling.kind: is keda, and monitoring.serviceMonitor.enabled is false: Prometheus would not know the streams that it scales by" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if not .Values.models -}}
 {{- fail "models: is empty; name at least one, or take one of the values-*.yaml beside values.yaml" -}}
 {{- end -}}
