@@ -198,6 +198,21 @@ def test_routes_lead_to_ports_of_the_service() -> None:
         assert backend == {"name": "gemline-gateway", "port": ports[name]}
 
 
+def test_routes_speak_tls_to_ports_that_do() -> None:
+    policies = of_kind(everything(), "BackendTLSPolicy")
+    (policy,) = policies
+    (target,) = policy["spec"]["targetRefs"]
+    assert target == {"group": "", "kind": "Service", "name": "gemline-gateway"}
+    trusted = {"hostname": "llm.example.com", "wellKnownCACertificates": "System"}
+    assert policy["spec"] == {"targetRefs": [target], "validation": trusted}
+    own = manifests(changed("multi-model", routes__backendTls__caConfigMap="own-ca"))
+    (policy,) = of_kind(own, "BackendTLSPolicy")
+    assert policy["spec"]["validation"]["caCertificateRefs"] == [{"group": "", "kind": "ConfigMap", "name": "own-ca"}]
+    in_clear = manifests(changed("multi-model", gateway__tls__existingSecret=""))
+    assert of_kind(in_clear, "HTTPRoute")
+    assert not of_kind(in_clear, "BackendTLSPolicy")
+
+
 def test_workers_read_their_model_from_a_mount_they_cannot_write_and_reach_no_hub() -> None:
     for name, template in pods(manifests(PROFILES["multi-model"])):
         if not name.startswith("RayService") or name.endswith("head"):

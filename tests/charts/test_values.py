@@ -55,6 +55,13 @@ REFUSED_BY_CHECK: dict[str, tuple[dict[str, Any], str]] = {
         {"gateway__autoscaling": {"enabled": True, "minReplicas": 3, "maxReplicas": 2}},
         r"gateway\.autoscaling\.maxReplicas: is 2, below minReplicas, 3",
     ),
+    "routes to ports with TLS that nobody names": (
+        {
+            "gateway__tls": {"existingSecret": "public"},
+            "routes": {"http": {"enabled": True, "parentRefs": [{"name": "edge"}]}},
+        },
+        r"routes\.backendTls\.hostname: is empty",
+    ),
     "KEDA without a Prometheus": (
         {"gateway__autoscaling": {"enabled": True, "kind": "keda"}},
         r"gateway\.autoscaling\.keda\.prometheus: is empty",

@@ -54,6 +54,7 @@ KINDS = (
     Kind("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", ("roleRef",)),
     Kind("cert-manager.io", "v1", "Certificate", "certificates"),
     Kind("cert-manager.io", "v1", "Issuer", "issuers"),
+    Kind("gateway.networking.k8s.io", "v1", "BackendTLSPolicy", "backendtlspolicies"),
     Kind("gateway.networking.k8s.io", "v1", "GRPCRoute", "grpcroutes"),
     Kind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
     Kind("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects"),

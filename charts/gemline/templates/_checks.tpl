@@ -17,6 +17,9 @@
 {{- if and (eq .Values.internalTls.mode "existingSecret") (not .Values.internalTls.existingSecret) -}}
 {{- fail "internalTls.existingSecret: is empty, and internalTls.mode is existingSecret: name a Secret with tls.crt, tls.key and ca.crt" -}}
 {{- end -}}
+{{- if and .Values.gateway.tls.existingSecret (or .Values.routes.http.enabled .Values.routes.grpc.enabled) (not .Values.routes.backendTls.hostname) -}}
+{{- fail "routes.backendTls.hostname: is empty, and the public ports speak TLS (gateway.tls.existingSecret): give a name that their certificate has" -}}
+{{- end -}}
 {{- with .Values.gateway.autoscaling -}}
 {{- if lt (int .maxReplicas) (int .minReplicas) -}}
 {{- fail (printf "gateway.autoscaling.maxReplicas: is %d, below minReplicas, %d" (int .maxReplicas) (int .minReplicas)) -}}

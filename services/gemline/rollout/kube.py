@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from kubernetes import client, config
@@ -26,6 +27,7 @@ T = TypeVar("T")
 _RAY = {"group": "ray.io", "version": "v1"}
 _MERGE = "application/merge-patch+json"
 _MANAGER = "gemline-rollout"
+_OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")  # a pod's
 _MOST_TRIES = 5
 TIMEOUT_S = 20.0
 
@@ -53,7 +55,7 @@ class Kube:
                 if context is not None:
                     raise
                 load.load_incluster_config(client_configuration=configuration)
-                own = None
+                own = _OWN_NAMESPACE.read_text().strip() if _OWN_NAMESPACE.exists() else None
         except ConfigException as error:
             raise ConfigurationError(f"no cluster is known: {error}; set KUBECONFIG, or run it in a pod") from error
         return cls(client.ApiClient(configuration), namespace or own or "default")
