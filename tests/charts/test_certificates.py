@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from charts.test_helm import give_secrets, ours
+from charts.test_helm import ours
 from helm_python import HelmError
 from support.chart import PROFILES, changed, containers, manifests, of_kind, pods, selects
-from support.cluster import Cluster, secret
+from support.cluster import Cluster, give_secrets, secret
 from support.job_runner import run_container
 from support.own_command import parse
 

@@ -7,18 +7,12 @@ import pytest
 from helm_python import HelmError
 from kubernetes import client
 from support.chart import PROFILES, changed, manifests
-from support.cluster import Cluster, Objects, holds, secret, secrets_named
+from support.cluster import Cluster, Objects, give_secrets, holds, secret, secrets_named
 from support.kube_kinds import BY_NAME, BY_RESOURCE
 
 from gemline.rollout.kube import Kube
 
 NEW_IMAGE = {"images__gateway__tag": "0.2.0", "images__worker__tag": "0.2.0"}
-
-
-def give_secrets(cluster: Cluster, values: dict[str, Any]) -> None:
-    """All that the values name."""
-    for name, keys in secrets_named(manifests(values)).items():
-        cluster.make(secret(name, keys))
 
 
 def ours(cluster: Cluster) -> Objects:
@@ -157,6 +151,16 @@ def test_a_claim_that_kubernetes_would_not_change_is_refused_before_anything_is(
         with pytest.raises(HelmError, match=r"redis\.storage\.size: is 2Gi, was 1Gi, .*claim data-gemline-redis-0"):
             helm.upgrade(changed("cpu", redis__storage__size="2Gi", **NEW_IMAGE))
         assert cluster.objects() == before
+
+
+@pytest.mark.parametrize("same", ["1024Mi", "1048576Ki", "1073741824", "1Gi"])
+def test_a_claim_of_the_same_size_in_another_unit_is_no_change(cluster: Cluster, same: str) -> None:
+    give_secrets(cluster, PROFILES["cpu"])
+    with cluster.helm() as helm:
+        helm.install(PROFILES["cpu"])
+        assert helm.render(changed("cpu", redis__storage__size=same))
+        with pytest.raises(HelmError, match=r"redis\.storage\.size: is 1G, was 1Gi"):
+            helm.render(changed("cpu", redis__storage__size="1G"))
 
 
 async def test_after_a_rollout_was_paused_and_gone_on_with_helm_still_upgrades(cluster: Cluster) -> None:

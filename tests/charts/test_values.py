@@ -34,6 +34,7 @@ REFUSED_BY_SCHEMA: dict[str, tuple[dict[str, Any], str]] = {
     "a manifest that is no hash": ({"models__0__manifestSha256": "abc"}, "models/0/manifestSha256"),
     "a claim with a size": ({"models__0__source": "pvc://models"}, "models/0"),
     "a route without a parent": ({"routes__http": {"enabled": True}}, "routes/http"),
+    "a unit that Kubernetes has not": ({"redis__storage__size": "8ki"}, "redis/storage/size"),
     "a password in the values": ({"redis__password": "hunter2"}, "password"),
 }
 

@@ -49,5 +49,5 @@ def test_a_kubeconfig_comes_first(pod: Path) -> None:
 
 def test_a_machine_that_knows_no_cluster_is_told_so(pod: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST")
-    with pytest.raises(ConfigurationError, match="no cluster is known: .*KUBECONFIG"):
+    with pytest.raises(ConfigurationError, match=r"no cluster is known: .*KUBECONFIG"):
         Kube.connect(None)

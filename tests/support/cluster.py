@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
-from helm_python import Config
-from support.chart import CHART, Manifest, containers, pods
+from helm_python import Chart, Config
+from support.chart import CHART, Manifest, containers, manifests, pods
 from support.kube_api import FakeKube, fake_kube
 from support.kube_kinds import BY_NAME, KINDS, Kind
 
@@ -86,7 +86,7 @@ class Cluster:
     def helm(self) -> Iterator["Helm"]:
         told = json.dumps(self.kubeconfig())
         with Config(kubeconfig_content=told, namespace=self.namespace, storage_driver=self.storage) as config:
-            yield Helm(config)
+            yield Helm(config, self.namespace)
 
 
 @dataclass
@@ -94,12 +94,18 @@ class Helm:
     """Helm's own library, with our chart."""
 
     config: Config
+    namespace: str
 
     def install(self, values: Manifest) -> Any:
         return self.config.install(CHART, RELEASE, values, timeout=60)
 
     def upgrade(self, values: Manifest) -> Any:
         return self.config.upgrade(CHART, RELEASE, values, timeout=60)
+
+    def render(self, values: Manifest) -> dict[str, str]:
+        """What an upgrade would apply, by what is in the cluster."""
+        with Chart.load(CHART) as chart:
+            return self.config.render(chart, values, name=RELEASE, namespace=self.namespace, is_upgrade=True)
 
     def rollback(self) -> None:
         self.config.rollback(RELEASE, timeout=60)
@@ -108,9 +114,9 @@ class Helm:
         self.config.uninstall(RELEASE, timeout=60)
 
 
-def secrets_named(manifests: Iterable[Manifest]) -> dict[str, set[str]]:
+def secrets_named(rendered: Iterable[Manifest]) -> dict[str, set[str]]:
     """The Secrets that pods ask for, with their keys; those that something in the cluster makes are not among them."""
-    listed = list(manifests)
+    listed = list(rendered)
     made = {it["spec"]["secretName"] for it in listed if it["kind"] == "Certificate"}
     made |= {it["spec"]["template"]["spec"]["containers"][0]["args"][1] for it in listed if it["kind"] == "Job"}
     found: dict[str, set[str]] = {}
@@ -130,6 +136,12 @@ def secrets_named(manifests: Iterable[Manifest]) -> dict[str, set[str]]:
 def secret(name: str, keys: Iterable[str]) -> Manifest:
     data = {key: "c2VjcmV0" for key in keys}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": "Opaque", "data": data}
+
+
+def give_secrets(cluster: Cluster, values: Manifest) -> None:
+    """All that the values name."""
+    for name, keys in secrets_named(manifests(values)).items():
+        cluster.make(secret(name, keys))
 
 
 @contextmanager

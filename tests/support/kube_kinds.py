@@ -1,6 +1,7 @@
 """The kinds that the stand-in for an API server knows: what it tells of them, refuses in them, and never changes."""
 
-import copy
+import functools
+import json
 from typing import Any, NamedTuple
 
 import kubernetes_validate
@@ -124,13 +125,20 @@ def _openapi(kinds: list[Kind]) -> Object:
     return {"openapi": "3.0.0", "paths": paths}
 
 
+@functools.lru_cache(maxsize=4096)  # most of what is applied was applied before
+def _unknown(body: str) -> str:
+    """What Kubernetes' own schema says against an object; empty: nothing."""
+    try:
+        kubernetes_validate.validate(json.loads(body), _VERSION, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return str(error.message)
+    return ""
+
+
 def refusal(kind: Kind, new: Object, old: Object | None) -> str | None:
     """Why an API server would not take `new` in place of `old`."""
-    if kind.is_built_in and kind.group != "gateway.networking.k8s.io":
-        try:
-            kubernetes_validate.validate(copy.deepcopy(new), _VERSION, strict=True)
-        except kubernetes_validate.ValidationError as error:
-            return f"{kind.name} {new['metadata']['name']}: {error.message}"
+    if kind not in _INSTALLED and (words := _unknown(json.dumps(new))):
+        return f"{kind.name} {new['metadata']['name']}: {words}"
     if old is None:
         return None
     for field in kind.fixed:

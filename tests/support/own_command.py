@@ -15,3 +15,12 @@ def parse(arguments: list[str]) -> dict[str, Any]:
         command = command.commands[words.pop(0)]
     params: dict[str, Any] = command.make_context("gemline", words).params
     return params
+
+
+def group_params(arguments: list[str]) -> dict[str, Any]:
+    """Parameters that `gemline ARGUMENTS` itself has, where commands stand below it."""
+    command: Any = typer.main.get_command(app())
+    for word in arguments:
+        command = command.commands[word]
+    params: dict[str, Any] = command.make_context("gemline", ["--"]).params
+    return params

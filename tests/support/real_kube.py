@@ -31,6 +31,9 @@ _START_S = 120.0
 @contextmanager
 def real_kube(assets: Path) -> Iterator[Cluster]:
     """Skips where KubeRay's CRDs are not beside this checkout."""
+    for name in ("etcd", "kube-apiserver"):
+        if not (assets / name).is_file():
+            pytest.fail(f"KUBEBUILDER_ASSETS: {assets} has no {name}")
     if not KUBERAY.exists():
         pytest.skip("KubeRay's CRDs are not beside this checkout")
     with ExitStack() as running:

@@ -56,7 +56,7 @@
 {{- with lookup "apps/v1" "StatefulSet" .Release.Namespace $name -}}
 {{- $claim := (first .spec.volumeClaimTemplates).spec -}}
 {{- $wanted := $.Values.redis.storage -}}
-{{- if ne (toString $claim.resources.requests.storage) $wanted.size -}}
+{{- if ne (include "gemline.quantity" $claim.resources.requests.storage) (include "gemline.quantity" $wanted.size) -}}
 {{- fail (printf "redis.storage.size: is %s, was %s, and Kubernetes changes no claim of a StatefulSet: grow the claim data-%s-0 itself, then delete the StatefulSet with --cascade=orphan" $wanted.size $claim.resources.requests.storage $name) -}}
 {{- end -}}
 {{- if and $wanted.storageClassName (ne ($claim.storageClassName | default "") $wanted.storageClassName) -}}
@@ -64,4 +64,11 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* A quantity as a plain number: an API server writes 1024Mi as 1Gi. */}}
+{{- define "gemline.quantity" -}}
+{{- $number := regexFind "^[0-9.]+" (toString .) -}}
+{{- $factors := dict "" 1 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 -}}
+{{- mulf (float64 $number) (get $factors (trimPrefix $number (toString .))) | printf "%.3f" -}}
 {{- end -}}
