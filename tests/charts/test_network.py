@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import pytest
 from support.chart import PROFILES, changed, containers, manifests, of_kind, pods, selects
 
-PARTS = ("gateway", "ray-head", "tokenization", "prefill", "decode", "redis", "test")
+PARTS = ("gateway", "ray-head", "tokenization", "prefill", "decode", "redis", "rollout", "test")
 
 
 class Pod(NamedTuple):
@@ -148,6 +148,13 @@ def test_everybody_reaches_the_public_ports_unless_some_are_named(cluster: Clust
 def test_the_test_of_a_release_reaches_what_it_asks(cluster: Cluster) -> None:
     assert cluster.reaches("test", "gateway", 50051)
     assert not cluster.reaches("test", "decode", GRPC)
+
+
+def test_the_rollout_reaches_what_it_asks_and_is_reached_by_nobody(cluster: Cluster) -> None:
+    assert cluster.reaches("rollout", "decode", GRPC)
+    assert not cluster.reaches("rollout", "gateway", 8080)
+    assert not any(cluster.reaches(part, "rollout", ANY) for part in PARTS if part != "rollout")
+    assert not cluster.admits("rollout", ANY, "default")
 
 
 def test_only_pods_that_download_reach_the_internet() -> None:
