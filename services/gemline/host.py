@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import grpc.aio
 
-from gemline import telemetry
+from gemline import garbage, telemetry
 from gemline.cluster.connection import connect
 from gemline.cluster.records import ModelCard, Role, WorkerRecord
 from gemline.cluster.workers import WorkerLease, WorkersView
@@ -256,6 +256,7 @@ async def run_until_signal(host: WorkerHost) -> None:
         loop.add_signal_handler(number, lambda: (pressed if asked.is_set() else asked).set())
     try:
         if await _done_before(asked, host.start()):
+            garbage.started()
             await _done_before(asked, watch_health(host))
             await _done_before(pressed, host.drain())
     finally:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import torch
 
+from gemline import garbage
 from gemline.engine.engine import Engine
 from gemline.engine.group import follow
 from gemline.engine.options import EngineOptions
@@ -147,7 +148,9 @@ def run_rank(task: RankTask) -> None:
     torch.set_num_threads(options.num_threads or 1)
     meeting = Meeting.at(task.meeting, options.tensor_parallel)
     meeting.arrive(task.rank)
-    follow(task.model_dir, options, meeting.join(task.rank, options.tensor_parallel))
+    ranks = meeting.join(task.rank, options.tensor_parallel)
+    garbage.started()
+    follow(task.model_dir, options, ranks)
 
 
 def shared_out(options: EngineOptions) -> EngineOptions:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from gemline import garbage
 from gemline.cli.internal_tls import CA, CERTIFICATE, KEY
 
 
@@ -71,6 +72,7 @@ def gateway(
 ) -> None:
     """Run the gateway until SIGTERM: HTTP (OpenAI's API) and gRPC in, token streams out."""
     arguments = locals().copy()
+    garbage.starting()
     from gemline.gateway.process import run_gateway
     from gemline.gateway.settings import GatewaySettings
 

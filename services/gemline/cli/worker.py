@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from gemline import garbage
 from gemline.cli.internal_tls import CA, CERTIFICATE, KEY
 
 
@@ -54,6 +55,7 @@ def worker(
 ) -> None:
     """Run one worker until SIGTERM: it registers in Redis, serves gRPC, and drains before it goes."""
     arguments = locals().copy()
+    garbage.starting()
     from gemline.serve.settings import WorkerSettings
     from gemline.serve.workers import run_worker
 

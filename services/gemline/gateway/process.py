@@ -1,7 +1,6 @@
 """The gateway as a process: Redis, the core and all servers on one event loop, and an orderly end."""
 
 import asyncio
-import gc
 import json
 import logging
 import signal
@@ -11,7 +10,7 @@ from typing import NamedTuple
 
 import uvloop
 
-from gemline import telemetry
+from gemline import garbage, telemetry
 from gemline.cluster.connection import connect
 from gemline.cluster.idempotency import IdempotencyStore
 from gemline.cluster.keys import ApiKeys
@@ -171,9 +170,7 @@ async def _serve_until_signal(process: GatewayProcess) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
     addresses = await process.start()
-    # What is there by now stays: to look through it for garbage would hold every stream up for 50 ms, again and again.
-    gc.collect()
-    gc.freeze()
+    garbage.started()
     log.info("listening on %s and, for gRPC, %s", addresses.http, addresses.grpc)
     if addresses.admin:
         log.info("the admin API listens on %s", addresses.admin)

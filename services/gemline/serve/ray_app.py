@@ -8,6 +8,7 @@ from typing import Any
 
 from ray import serve
 
+from gemline import garbage
 from gemline.cluster.records import Role
 from gemline.host import watch_health
 from gemline.serve.autoscaling import Scaling
@@ -31,6 +32,7 @@ class HostedWorker:
         placement = own.tensor_parallel_placement
         self._host = build_host(own, RankActors.of_this_replica(placement) if own.has_placed_ranks else None)
         await self._host.start()
+        garbage.started()
         self._watch = asyncio.create_task(self._end_when_broken())
 
     async def _end_when_broken(self) -> None:
