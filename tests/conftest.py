@@ -1,14 +1,19 @@
 """What tests of several parts share: a real Redis and a tiny checkpoint."""
 
+import atexit
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 from gemline.cluster.embedded import EmbeddedRedis
 
+# Nobody is called beyond this machine: httpx, of which each test makes a new client or several, need not read 150 CAs.
+os.environ.setdefault("SSL_CERT_DIR", os.devnull)
 # Tests share the cores with the processes they start: torch's threads would wait for each other most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -19,6 +24,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.location[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
+    """Says so when the groups are lost: all would pass, but each stack start twice and be ended in the midst."""
+    if node.config.getoption("dist") == "loadgroup" and not all("@" in item_id for item_id in ids):
+        pytest.exit("this pytest-xdist does not group with this pytest: see pyproject.toml", returncode=4)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: to look through it for garbage, again and again, was a fifth of the fast tests' time."""
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # Triton's library complains at the exit of what is left over
 
 
 @pytest.fixture(scope="session")

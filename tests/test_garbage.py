@@ -34,3 +34,8 @@ print(while_starting, once_started, of_the_start, Ring.ended - once_started - of
 def test_garbage_is_looked_for_after_the_start_and_among_what_is_new() -> None:
     told = subprocess.run([sys.executable, "-c", PROCESS], capture_output=True, text=True, check=True)
     assert told.stdout.split() == ["0", "1", "0", "1", "True"]
+
+
+def test_triton_has_nothing_to_complain_of_at_the_end() -> None:
+    quiet = "from gemline import garbage; import triton; garbage.started(); garbage.ending()"
+    assert subprocess.run([sys.executable, "-c", quiet], capture_output=True, check=True).stderr == b""

@@ -5,6 +5,7 @@ several times during the imports, again and again while streams wait, and more t
 """
 
 import gc
+import sys
 
 
 def starting() -> None:
@@ -17,3 +18,9 @@ def started() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+def ending() -> None:
+    """To be called last. Triton's library would complain of all that Python leaves over, so there nothing is."""
+    if "triton" in sys.modules:
+        gc.unfreeze()

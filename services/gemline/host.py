@@ -261,6 +261,7 @@ async def run_until_signal(host: WorkerHost) -> None:
             await _done_before(pressed, host.drain())
     finally:
         await host.stop()
+        garbage.ending()
 
 
 async def watch_health(host: WorkerHost) -> None:

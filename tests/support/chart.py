@@ -1,7 +1,9 @@
 """The chart as tests look at it: profiles, manifests, and what of a manifest is a pod."""
 
 import copy
+import functools
 import importlib.util
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,14 @@ def changed(profile: str, **paths: Any) -> dict[str, Any]:
 
 def manifests(values: dict[str, Any], release: str = "gemline", namespace: str = maker.NAMESPACE) -> list[Manifest]:
     """Every manifest that the chart gives for those values."""
-    return [manifest for manifest in yaml.safe_load_all(maker.render(values, release, namespace)) if manifest]
+    text = _text(json.dumps(values), release, namespace)
+    return [manifest for manifest in yaml.load_all(text, yaml.CSafeLoader) if manifest]
+
+
+@functools.cache
+def _text(values_json: str, release: str, namespace: str) -> str:
+    """Many tests look at the same profile."""
+    return str(maker.render(json.loads(values_json), release, namespace))
 
 
 def of_kind(all_of_them: list[Manifest], kind: str) -> list[Manifest]:

@@ -1,5 +1,6 @@
 """From a checkpoint to a model that may serve: its weights packed by a backend that was checked. Knows no sequence."""
 
+import functools
 import logging
 import time
 from dataclasses import dataclass, replace
@@ -126,7 +127,9 @@ def _this_machines_best() -> Backend:
         raise ConfigurationError(str(error)) from None
 
 
+@functools.lru_cache(maxsize=64)
 def _check(backend: Backend, dtype: str, quantization: Quantization, config: Gemma2Config) -> None:
+    """Once in a process: the same machine computes the same again. A failure is found anew each time."""
     try:
         selfcheck.check(
             backend,
