@@ -15,7 +15,7 @@ from support.decode_workers import wait_for_workers
 from support.processes import descendants, gone, listens_beyond_this_machine
 from support.stack import Running, start_stack
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("shared-stacks")]
 
 
 @pytest.fixture(scope="module")

@@ -33,19 +33,27 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running.stop()
 
 
+DRAWN = {**ASKED, "temperature": 0.9, "top_p": 0.9, "seed": 5, "max_tokens": 60}
+LONG = {**ASKED, "prompt": "The bird sang. " * 40, "max_tokens": 40}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """What one process that has all of the model answers to ASKED, DRAWN and LONG."""
+    running = start_stack(tmp_path_factory.mktemp("whole"), *EXACT)
+    try:
+        return [complete(running, **asked).answer for asked in (ASKED, DRAWN, LONG)]
+    finally:
+        running.stop()
+
+
 def ranks_of(pid: int) -> list[int]:
     """The processes of the ranks that a worker has beside itself."""
     return [child for child in descendants(pid) if "gemline.rank_process" in Path(f"/proc/{child}/cmdline").read_text()]
 
 
-def test_a_divided_model_answers_as_a_whole_one(stack: Running, tmp_path: Path) -> None:
-    drawn = {**ASKED, "temperature": 0.9, "top_p": 0.9, "seed": 5, "max_tokens": 60}
-    divided = [complete(stack, **ASKED).answer, complete(stack, **drawn).answer]
-    whole = start_stack(tmp_path, *EXACT)
-    try:
-        assert [complete(whole, **ASKED).answer, complete(whole, **drawn).answer] == divided
-    finally:
-        whole.stop()
+def test_a_divided_model_answers_as_a_whole_one(stack: Running, whole: list[Any]) -> None:
+    assert [complete(stack, **asked).answer for asked in (ASKED, DRAWN)] == whole[:2]
 
 
 def test_a_divided_model_is_as_sure_of_bare_token_ids_as_transformers_is_behind_bos(stack: Running) -> None:
@@ -101,23 +109,17 @@ def test_a_rank_that_dies_while_nobody_asks_takes_its_group_along(stack: Running
     assert worker.pid not in [it.pid for it in wait_for_workers(stack, 2)]
 
 
-def test_divided_prefill_workers_feed_divided_decode_workers(tmp_path: Path) -> None:
+def test_divided_prefill_workers_feed_divided_decode_workers(whole: list[Any], tmp_path: Path) -> None:
     """Prefilled by two ranks, decoded by two others; when a prefill rank dies, its prompt is computed by the latter."""
-    asked = {**ASKED, "prompt": "The bird sang. " * 40, "max_tokens": 40}
-    whole = start_stack(tmp_path, *EXACT)
-    try:
-        expected = complete(whole, **asked).answer
-    finally:
-        whole.stop()
     split = ("--topology", "split", "--remote-prefill", "always", "--tensor-parallel", "2")
     running = start_stack(tmp_path, *EXACT, *split)
     try:
-        assert complete(running, **asked).answer == expected
+        assert complete(running, **LONG).answer == whole[2]
         assert metric(running, "decode", "gemline_prefills_total", where="remote") == 1
         (prefill,) = living(running.ready["redis_url"], Role.PREFILL)
         (rank,) = ranks_of(prefill.pid)
         os.kill(rank, signal.SIGKILL)
-        assert complete(running, **{**asked, "prompt": "A" + asked["prompt"]}).answer
+        assert complete(running, **{**LONG, "prompt": "A" + LONG["prompt"]}).answer
         assert gone([prefill.pid, rank], within_s=5)
     finally:
         running.stop()
