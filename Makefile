@@ -36,20 +36,22 @@ check: $(VENV)/.dev
 
 # The fast tests first: a mistake shows in seconds; then GPU kernels interpreted, those that start processes or Ray, and
 # last, one by one, those that compare times. Two at a time whatever the machine: each may start a platform of its own.
-# A file's tests stay together, for they share what they start; among the slow ones some files share a stack, too, and
-# faults, which take longest, come first. To look for a marker in the files that do not name it, or for fast tests in those
-# that have none, would mean to import them all.
+# A file's tests stay together, for they share what they start; among the slow ones some files share a stack, too: they
+# and faults, which take longest, come first. To look for a marker in the files that do not name it, or for fast tests in
+# those that have none, would mean to import them all.
 BESIDE := -n 2 --dist loadfile
 BY_STACK := -n 2 --dist loadgroup --no-loadscope-reorder
 marked = $(sort $(shell grep -rlE 'mark\.($(1))\b' tests --include='test_*.py'))
 SLOW = $(call marked,slow|ray)
+SHARING = $(sort $(shell grep -rlF 'xdist_group("shared-stacks")' tests --include='test_*.py'))
+LONG = $(SHARING) $(filter tests/faults/%,$(SLOW))
 NOT_FAST = $(shell grep -rlE '^pytestmark = .*mark\.(slow|ray|timing)\b' tests --include='test_*.py')
 test: export PYTHONDONTWRITEBYTECODE := # hundreds of processes are started, none of which shall compile our modules anew
 test: $(VENV)/.dev
 	$(PYTHON) -m pytest $(BESIDE) -m "not slow and not ray and not timing" $(addprefix --ignore=,$(NOT_FAST))
 	TRITON_INTERPRET=1 $(PYTHON) -m pytest -n 2 --dist worksteal tests/interpreted
 	$(PYTHON) -m pytest $(BY_STACK) -m "(slow or ray) and not timing" \
-		$(filter tests/faults/%,$(SLOW)) $(filter-out tests/faults/%,$(SLOW))
+		$(LONG) $(filter-out $(LONG),$(SLOW))
 	$(PYTHON) -m pytest -m timing $(call marked,timing)
 
 verify: $(VENV)/.dev

@@ -44,7 +44,6 @@ def test_what_the_chart_hands_to_ray_serves(tmp_path: Path) -> None:
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_raylet_start_wait_time_s": "120",  # of a machine that does other things too
     }
     config = tmp_path / "serve.yaml"
     config.write_text(yaml.safe_dump(local_config(fetch("demo://", tmp_path / "models" / "demo"))))

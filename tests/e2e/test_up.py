@@ -23,18 +23,9 @@ def up(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_ctrl_c_stops_every_process_and_removes_the_ready_file(tmp_path: Path) -> None:
-    running = start_stack(tmp_path, "--runner", "process")
-    children = descendants(running.process.pid)
-    assert running.ready["admin"] == running.ready["admin_key"] == ""  # unless asked for
-    assert {process["pid"] for process in running.ready["processes"]} <= set(children)
-    assert running.stop() == 0
-    assert gone(children, within_s=5)
-    assert not (tmp_path / "ready.json").exists()
-
-
 def test_no_process_outlives_a_killed_up(tmp_path: Path) -> None:
     running = start_stack(tmp_path, "--runner", "process")
+    assert running.ready["admin"] == running.ready["admin_key"] == ""  # unless asked for
     children = descendants(running.process.pid)
     running.process.kill()
     running.process.wait()
@@ -116,6 +107,15 @@ def test_the_admin_api_is_on_when_asked_with_a_key_of_its_own(many: Running) -> 
     log = Path(many.ready["log_dir"]) / "gateway.log"
     assert "the admin API listens on" in log.read_text()
     assert key not in log.read_text()
+
+
+def test_ctrl_c_stops_every_process_and_removes_the_ready_file(many: Running) -> None:
+    """The last one that uses it."""
+    children = descendants(many.process.pid)
+    assert {process["pid"] for process in many.ready["processes"]} <= set(children)
+    assert many.stop() == 0
+    assert gone(children, within_s=5)
+    assert not (many.output.parent / "ready.json").exists()
 
 
 def test_a_missing_model_is_named_in_one_line() -> None:

@@ -82,6 +82,8 @@ def run(target: Target, directory: Path, *options: str, seed: int, num_examples:
     environment = os.environ | {
         "GEMLINE_THERE": json.dumps(target.there),
         "SCHEMATHESIS_HOOKS": "support.schemathesis_hooks",
+        # Else what hypothesis learns of all characters would be learned anew.
+        "HYPOTHESIS_STORAGE_DIRECTORY": str(Path(__file__).parents[2] / ".hypothesis"),
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
     }
     done = subprocess.run(
