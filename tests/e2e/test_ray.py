@@ -115,7 +115,8 @@ def up(directory: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_a_replica_that_cannot_start_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_replica_that_cannot_start_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT", "1")  # of three each imports torch, and waits longer
     with up(tmp_path, "--dtype", "float16") as process:
         output, _ = process.communicate(timeout=150)
     assert process.returncode == 1
