@@ -3,6 +3,7 @@
 Every maker gives a module's tensors and the weight that they stand for, float32.
 """
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
+from torch.nn.functional import pad
 
 CONFIG: dict[str, Any] = {
     "architectures": ["Gemma2ForCausalLM"],
@@ -79,12 +81,9 @@ def neighbours(num_inputs: int, group_size: int) -> torch.Tensor:
 def packed(codes_RC: torch.Tensor, bits: int, order: tuple[int, ...] | None = None) -> torch.Tensor:
     """Along the columns: bits [bits * i, bits * (i + 1)) of word w hold column w * per_word + order[i]."""
     per_word = 32 // bits
-    num_words = -(-codes_RC.shape[1] // per_word)
-    words_RW = torch.zeros((len(codes_RC), num_words), dtype=torch.int64)
-    for column in range(codes_RC.shape[1]):
-        word, at = divmod(column, per_word)
-        position = at if order is None else order.index(at)
-        words_RW[:, word] |= codes_RC[:, column].long() << (bits * position)
+    shifts = torch.tensor([bits * (order or range(per_word)).index(at) for at in range(per_word)])
+    filled_RC = pad(codes_RC.long(), (0, -codes_RC.shape[1] % per_word))
+    words_RW: torch.Tensor = (filled_RC.view(len(codes_RC), -1, per_word) << shifts).sum(-1)
     words_RW[words_RW >= 1 << 31] -= 1 << 32
     return words_RW.to(torch.int32)
 
@@ -233,6 +232,14 @@ def write(
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(CONFIG | {"quantization_config": quantization_config}))
+    stored, meant = _made(maker, plain)
+    save_file(stored, directory / "model.safetensors")
+    return dict(meant)
+
+
+@functools.cache
+def _made(maker: Maker, plain: tuple[str, ...]) -> tuple[Tensors, Tensors]:
+    """The tensors as they are stored and as they are meant; the same for all tests of one form."""
     random = torch.Generator().manual_seed(0)
     stored, meant = dict(beside or {}), {}
     for name, shape in shapes().items():
@@ -246,8 +253,7 @@ def write(
         module = name.removesuffix("weight")
         stored |= {module + suffix: tensor for suffix, tensor in it.tensors.items()}
         meant[name] = it.weight_NK
-    save_file(stored, directory / "model.safetensors")
-    return meant
+    return stored, meant
 
 
 def write_plain(directory: Path, weights: Tensors) -> Path:
