@@ -36,11 +36,12 @@ check: $(VENV)/.dev
 
 # The fast tests first: a mistake shows in seconds; then GPU kernels interpreted, those that start processes or Ray, and
 # last, one by one, those that compare times. Two at a time whatever the machine: each may start a platform of its own.
+# Of those that do, three: more than a third of their time is waiting, for a process to start, a lease to end, Ray.
 # A file's tests stay together, for they share what they start; among the slow ones some files share a stack, too: they
 # and faults, which take longest, come first. To look for a marker in the files that do not name it, or for fast tests in
 # those that have none, would mean to import them all.
 BESIDE := -n 2 --dist loadfile
-BY_STACK := -n 2 --dist loadgroup --no-loadscope-reorder
+BY_STACK := -n 3 --dist loadgroup --no-loadscope-reorder
 marked = $(sort $(shell grep -rlE 'mark\.($(1))\b' tests --include='test_*.py'))
 SLOW = $(call marked,slow|ray)
 SHARING = $(sort $(shell grep -rlF 'xdist_group("shared-stacks")' tests --include='test_*.py'))
