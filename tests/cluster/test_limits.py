@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import random
 from calendar import timegm
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from itertools import product
-from typing import Literal
+from typing import Literal, cast
 
 import pytest
 from redis.asyncio import Redis
@@ -45,6 +47,27 @@ def scope(limits: Limits, name: str = "t/acme") -> Scope:
 
 def usage(request_id: str, prompt: int = 0, completion: int = 0, kv: int = 0) -> UsageRecord:
     return UsageRecord(request_id, "acme", "", "k1", "gemma", "stop", prompt, 0, completion, kv_byte_seconds=kv)
+
+
+@dataclass
+class Taken:
+    """What a request has of a minute's tokens, and since which second."""
+
+    second: int
+    amount: int
+    answer: Reserved
+
+
+async def let_pass(redis: Redis, seconds: int) -> None:
+    """All that was seen in a minute is so much older."""
+    async for name in redis.scan_iter("gemline:{limits}:minute:*"):
+        fields = cast(dict[bytes, bytes], await redis.hgetall(name))
+        await redis.delete(name)
+        for field, value in fields.items():
+            if field.isalpha():
+                await redis.hset(name, field, str(int(value) - seconds * (field != b"sum")))
+            else:
+                await redis.hset(name, str(int(field) - seconds), value)
 
 
 def kinds(answers: Sequence[Reserved]) -> list[str]:
@@ -96,13 +119,52 @@ async def test_a_refusal_says_when_there_will_be_room_and_levels_what_is_left(st
 
 
 async def test_what_a_minute_saw_is_forgotten_after_it_and_not_before(store: LimitStore, redis: Redis) -> None:
-    own, now = (scope(Limits(requests_per_min=5)),), int((await redis.time())[0])
-    for age, amount in ((62, 100), (60, 2), (30, 3)):
-        await redis.hset("gemline:{limits}:requests:t/acme", str(now - age), amount)
+    wide, own = (scope(Limits(requests_per_min=100)),), (scope(Limits(requests_per_min=5)),)
+    for number, until_next_s in ((50, 2), (2, 30), (3, 30)):
+        for _ in range(number):
+            await store.count(wide)
+        await let_pass(redis, until_next_s)
     answer = await store.count(own)
     assert answer.refusal is not None
     assert answer.refusal.used == 5
     assert answer.refusal.wait_ms <= 1000
+    await let_pass(redis, 30)
+    answer = await store.count(own)
+    assert answer.requests is not None and answer.requests.remaining == 5 - 3 - 1
+    await let_pass(redis, 10_000)
+    answer = await store.count(own)
+    assert answer.requests is not None and answer.requests.remaining == 5 - 1
+    assert await redis.hlen("gemline:{limits}:minute:requests:t/acme") == 4  # what was old is gone
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_the_sum_of_a_minute_is_that_of_its_slots_whatever_happens(
+    store: LimitStore, redis: Redis, seed: int
+) -> None:
+    """Against a list of all that was taken, settled and forgotten."""
+    draw, limit = random.Random(seed), 300
+    own, taken = (scope(Limits(tokens_per_min=limit)),), dict[str, Taken]()
+    for number in range(150):
+        match draw.choices(("reserve", "settle", "wait"), (5, 3, 2))[0]:
+            case "reserve":
+                request_id, asked = f"req_{number}", draw.randint(1, 80)
+                answer = await store.reserve(own, request_id, asked)
+                used = sum(it.amount for it in taken.values() if it.second > answer.at - 61)
+                if answer.refusal is None:
+                    assert answer.tokens is not None and answer.tokens.remaining == limit - used - asked >= 0
+                    taken[request_id] = Taken(answer.at, asked, answer)
+                else:
+                    assert answer.refusal.used == used > limit - asked
+            case "settle" if taken:
+                request_id, used = draw.choice(list(taken)), draw.randint(0, 80)
+                it = taken[request_id]
+                if await store.settle(own, it.answer._replace(at=it.second), it.amount, usage(request_id, used)):
+                    it.amount = used
+            case "wait":
+                seconds = draw.choice((1, 2, 10, 59, 60, 61, 200))
+                await let_pass(redis, seconds)
+                for it in taken.values():
+                    it.second -= seconds
 
 
 async def test_settling_gives_back_what_was_not_used_and_happens_once(store: LimitStore, redis: Redis) -> None:

@@ -13,7 +13,7 @@ from support.in_process import MODEL, TENANT, InProcess
 
 from gemline.cluster.access import Access, KeyRecord, TenantRecord
 from gemline.cluster.connection import calling
-from gemline.cluster.limits import Limits, LimitStore, UsageRecord
+from gemline.cluster.limits import Limits, LimitStore, Reserved, UsageRecord
 from gemline.cluster.operations import operating
 from gemline.cluster.usage import UsageFilter
 from gemline.errors import ModelNotAllowed, QuotaExceeded, RateLimited, Unavailable
@@ -46,6 +46,18 @@ def asked(max_tokens: int = 8, num_prompt: int = 10) -> GenerationRequest:
 
 def limited(limits: Limits) -> Tenant:
     return Tenant.of(Access(TenantRecord("limited", limits=limits)))
+
+
+def fresh(tenant: Tenant) -> Tenant:
+    """With its next request."""
+    return Tenant(tenant.tenant_id, tenant.access)
+
+
+def counted(tenant: Tenant) -> Tenant:
+    """With one that is counted already."""
+    again = fresh(tenant)
+    again.standing.is_counted = True
+    return again
 
 
 async def generate(platform: InProcess, tenant: Tenant, request: GenerationRequest) -> None:
@@ -82,6 +94,49 @@ async def test_200_concurrent_calls_against_25_requests_a_minute_admit_exactly_2
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
     left = [int(it.headers["x-ratelimit-remaining-requests"]) for it in answers if it.status_code == 200]
     assert sorted(left) == list(range(25))
+
+
+async def test_a_request_far_from_its_limit_is_counted_once_in_one_question(
+    platform: InProcess, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks, num_asked = LimitStore._ask, 0
+
+    async def noted(self: LimitStore, *arguments: Any, **options: Any) -> Reserved:
+        nonlocal num_asked
+        num_asked += 1
+        return await asks(self, *arguments, **options)
+
+    monkeypatch.setattr(LimitStore, "_ask", noted)
+    await limit(platform, limits=Limits(requests_per_min=12, tokens_per_min=1000))
+    body = {"model": MODEL, "prompt": [2, *range(300, 309)], "max_tokens": 4, "temperature": 0}
+    # What is sent, how it ends, and how often Redis is asked; the first time nothing is known of the tenant.
+    for sent, status, num in (
+        (body, 200, 2),
+        (body, 200, 1),
+        (body | {"n": 3, "temperature": 1}, 200, 3),
+        (body | {"prompt": "x" * 2000}, 400, 1),  # too long, as a tokenization worker finds
+        (body | {"temperature": "hot"}, 400, 1),
+        (body | {"model": "another"}, 404, 1),
+        (body, 200, 2),  # half are left: who may be near the limit is asked about first
+    ):
+        before = num_asked
+        answer = await http.post("/v1/completions", json=sent)
+        assert (answer.status_code, num_asked - before) == (status, num), answer.text
+    assert answer.headers["x-ratelimit-remaining-requests"] == "5"
+
+
+async def test_what_its_tokens_refuse_counts_and_what_its_number_refuses_is_not_read(
+    platform: InProcess, http: httpx.AsyncClient
+) -> None:
+    await limit(platform, limits=Limits(requests_per_min=4, tokens_per_min=20))
+    assert (await http.get("/v1/models")).headers["x-ratelimit-remaining-requests"] == "3"
+    body = {"model": MODEL, "prompt": [2, *range(300, 309)], "max_tokens": 50}
+    refused = await http.post("/v1/completions", json=body)
+    assert "tokens a minute" in refused.json()["error"]["message"]
+    assert refused.headers["x-ratelimit-remaining-requests"] == "2"
+    for _ in range(2):
+        assert (await http.get("/v1/models")).status_code == 200
+    assert (await http.post("/v1/completions", content=b"{")).status_code == 429
 
 
 async def test_an_answer_tells_what_is_left_of_the_tokens(platform: InProcess, http: httpx.AsyncClient) -> None:
@@ -190,15 +245,16 @@ async def test_without_redis_limits_refuse_or_hold_a_share_and_what_has_none_goe
         await allowance.count(tenant)
     await generate(platform, TENANT, asked())
     monkeypatch.setattr(allowance, "_local", LocalLimits(0.5))
-    for _ in range(5):
-        await allowance.count(tenant)
-    with pytest.raises(RateLimited, match=r"0\.5 of 10 requests a minute, 5 used"):
-        await allowance.count(tenant)
-    answer = await platform.gateway.generate(tenant, asked(max_tokens=100))
+    answer = await platform.gateway.generate(fresh(tenant), asked(max_tokens=100))  # which counts, too
     with pytest.raises(RateLimited, match="at once"):
-        await platform.gateway.generate(tenant, asked())
+        await platform.gateway.generate(counted(tenant), asked())
     await answer.aclose()
-    await generate(platform, tenant, asked())
+    await generate(platform, counted(tenant), asked())
+    for _ in range(4):
+        await allowance.count(fresh(tenant))
+    for refused in (allowance.count(fresh(tenant)), platform.gateway.generate(fresh(tenant), asked())):
+        with pytest.raises(RateLimited, match=r"0\.5 of 10 requests a minute, 5 used"):
+            await refused
 
 
 async def test_usage_waits_for_a_redis_that_is_away(

@@ -233,7 +233,7 @@ def write(
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(CONFIG | {"quantization_config": quantization_config}))
     stored, meant = _made(maker, plain)
-    save_file(stored, directory / "model.safetensors")
+    save_file(stored | (beside or {}), directory / "model.safetensors")
     return dict(meant)
 
 
@@ -241,7 +241,7 @@ def write(
 def _made(maker: Maker, plain: tuple[str, ...]) -> tuple[Tensors, Tensors]:
     """The tensors as they are stored and as they are meant; the same for all tests of one form."""
     random = torch.Generator().manual_seed(0)
-    stored, meant = dict(beside or {}), {}
+    stored, meant = Tensors(), Tensors()
     for name, shape in shapes().items():
         weight = torch.randn(shape, generator=random)
         # An embedding so small that what layers add outweighs it: else a tied head repeats the last token.

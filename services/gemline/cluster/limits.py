@@ -130,9 +130,12 @@ class LimitStore:
         """One request, whatever it asks for."""
         return await self._ask(scopes, "", requests=1, tokens=0, runs=False)
 
-    async def reserve(self, scopes: Sequence[Scope], request_id: str, tokens: int) -> Reserved:
-        """Tokens, and a place among those that run, until `settle` or until the lease is over. May be asked twice."""
-        return await self._ask(scopes, request_id, requests=0, tokens=tokens, runs=True)
+    async def reserve(self, scopes: Sequence[Scope], request_id: str, tokens: int, *, counts: bool = False) -> Reserved:
+        """Tokens, and a place among those that run, until `settle` or until the lease is over. May be asked twice.
+
+        `counts`: and one request, as `count` does; a refusal takes nothing of all that.
+        """
+        return await self._ask(scopes, request_id, requests=int(counts), tokens=tokens, runs=True)
 
     async def settle(self, scopes: Sequence[Scope], reserved: Reserved, tokens: int, usage: UsageRecord) -> bool:
         """Puts what was used in the place of what was reserved (`tokens`); False when that was done before."""

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from gemline.cluster.limits import LimitStore, Refusal, Reserved, UsageRecord
+from gemline.cluster.limits import Level, LimitStore, Refusal, Reserved, UsageRecord
 from gemline.errors import GemlineError, QuotaExceeded, RateLimited, Unavailable
 from gemline.gateway.kv_layout import KvLayout
 from gemline.gateway.local_limits import LocalLimits
@@ -16,6 +16,8 @@ from gemline.telemetry import Telemetry
 
 MAX_UNSETTLED = 10_000  # records kept while Redis is away; the oldest go first
 _RETRY_S = 1.0
+_FAR = 0.5  # of its requests a minute: with more left, a tenant is far from its limit
+_MAX_KNOWN = 10_000
 _WORDS = {
     "requests": "requests a minute",
     "tokens": "tokens a minute",
@@ -90,6 +92,7 @@ class Allowance:
         self._store = store
         self._local = LocalLimits(share_without_redis) if share_without_redis else None
         self._claims: set[Claim] = set()  # that are in Redis
+        self._is_far: dict[str, bool] = {}  # from its limit of requests, by the innermost scope's name
         self._unsettled: deque[tuple[Claim, UsageRecord]] = deque()
         self._has_unsettled = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -119,14 +122,26 @@ class Allowance:
                     await self._settle_queued(self._store)
             self._dropped.add(len(self._unsettled))
 
+    async def meet(self, tenant: Tenant) -> None:
+        """A request has come, which asks for nothing yet. It is counted now if its tenant may be near a limit of such;
+        else with what it reserves, in one question to Redis instead of two, or by `count`, which has to be called
+        before it is answered. Raises as `count`.
+        """
+        if tenant.scopes and not self._is_far.get(tenant.scopes[-1].name):
+            await self.count(tenant)
+
     async def count(self, tenant: Tenant) -> None:
-        """One request, whatever it asks for. Raises RateLimited, and Unavailable while Redis is away."""
-        if self._store is None or not tenant.scopes:
+        """One request, whatever it asks for, if it is not counted yet. Raises RateLimited, and Unavailable while Redis
+        is away.
+        """
+        scopes = tenant.scopes
+        if self._store is None or not scopes or tenant.standing.is_counted:
             return
+        tenant.standing.is_counted = True
         try:
-            reserved = await self._store.count(tenant.scopes)
+            reserved = await self._store.count(scopes)
         except Unavailable as error:
-            self._without_redis(error).count(tenant.scopes)
+            self._without_redis(error).count(scopes)
             return
         self._take(tenant, reserved)
 
@@ -135,11 +150,17 @@ class Allowance:
         claim = Claim(self, tenant, request_id, model, num_tokens, layout)
         if self._store is None or not claim.scopes:
             return claim
+        counts, tenant.standing.is_counted = not tenant.standing.is_counted, True
         try:
-            reserved = await self._store.reserve(claim.scopes, request_id, num_tokens)
+            reserved = await self._store.reserve(claim.scopes, request_id, num_tokens, counts=counts)
         except Unavailable as error:
-            self._without_redis(error).reserve(claim.scopes, request_id, num_tokens)
+            local = self._without_redis(error)
+            if counts:
+                local.count(claim.scopes)
+            local.reserve(claim.scopes, request_id, num_tokens)
             return claim
+        if counts and reserved.refusal is not None and reserved.refusal.kind != "requests":
+            tenant.standing.is_counted = False  # nothing was taken, and it is to count
         self._take(tenant, reserved)
         claim.reserved = reserved
         self._claims.add(claim)
@@ -160,9 +181,15 @@ class Allowance:
 
     def _take(self, tenant: Tenant, reserved: Reserved) -> None:
         tenant.standing.see(reserved)
+        self._note(tenant.scopes[-1].name, reserved.requests)
         if reserved.refusal is not None:
             self._refused.add(1, {"kind": reserved.refusal.kind})
             raise _refused(reserved.refusal)
+
+    def _note(self, scope: str, requests: Level | None) -> None:
+        if len(self._is_far) >= _MAX_KNOWN:
+            self._is_far.clear()
+        self._is_far[scope] = requests is None or requests.remaining > _FAR * requests.limit
 
     def _without_redis(self, error: Unavailable) -> LocalLimits:
         """Raises when nothing may be admitted then."""

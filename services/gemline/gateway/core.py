@@ -152,8 +152,15 @@ class Gateway:
             raise Forbidden(f"tenant {access.tenant.tenant_id} is disabled; ask the operator")
         return Tenant.of(access)
 
+    async def meet(self, tenant: Tenant) -> None:
+        """A request of the tenant's, which `generate` or `count` will count; raises as `count`, if it is known now."""
+        await self._admission.allowance.meet(tenant)
+
     async def count(self, tenant: Tenant) -> None:
-        """One request of the tenant's, whatever it asks for; raises RateLimited, and Unavailable without Redis."""
+        """One request of the tenant's, whatever it asks for, unless it is counted already.
+
+        Raises RateLimited, and Unavailable without Redis.
+        """
         await self._admission.allowance.count(tenant)
 
     def models(self, tenant: Tenant) -> tuple[ModelCard, ...]:

@@ -6,9 +6,10 @@ from gemline.cluster.limits import Level, Reserved
 class Standing:
     """Of one request; what was seen last holds."""
 
-    __slots__ = ("requests", "tokens")
+    __slots__ = ("is_counted", "requests", "tokens")
 
     def __init__(self) -> None:
+        self.is_counted = False  # among those of its minute, or refused by their number
         self.requests: Level | None = None  # None: not limited, or not asked
         self.tokens: Level | None = None
 

@@ -121,6 +121,9 @@ class ToyCore:
             raise Unauthenticated("no API key" if key is None else "nobody has this API key")
         return Tenant("toy")
 
+    async def meet(self, tenant: Tenant) -> None:
+        """Nothing is limited."""
+
     async def count(self, tenant: Tenant) -> None:
         """Nothing is limited."""
 

@@ -70,8 +70,11 @@ class Core(Protocol):
     async def authenticate(self, key: str | None) -> Tenant:
         """Whose key this is."""
 
+    async def meet(self, tenant: Tenant) -> None:
+        """A request of the tenant's, before anything is known of it."""
+
     async def count(self, tenant: Tenant) -> None:
-        """One request of the tenant's."""
+        """One request of the tenant's, unless it is counted already."""
 
     def models(self, tenant: Tenant) -> tuple[ModelCard, ...]:
         """The models this tenant may use."""

@@ -1,17 +1,18 @@
 """No key, no answer: every path and method is closed but the three probes. Pure ASGI."""
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gemline.gateway.core import bearer_key
 from gemline.gateway.http.interface import Core
+from gemline.gateway.requests import Tenant
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 OPEN_METHODS = frozenset({"GET", "HEAD"})
 
 
 class KeyCheck:
-    """Asks the core whose key a request carries, and counts the request, before its body is read.
+    """Asks the core whose key a request carries before its body is read, and counts it before it is answered.
 
     The tenant is left in `scope["state"]`.
     """
@@ -25,8 +26,22 @@ class KeyCheck:
         if scope["type"] == "http" and not _is_open(scope):
             tenant = await self._core.authenticate(bearer_key(Headers(scope=scope).get("authorization", "")))
             scope.setdefault("state", {})["tenant"] = tenant
-            await self._core.count(tenant)
+            await self._core.meet(tenant)
+            return await self._counted(tenant, scope, receive, send)
         await self._app(scope, receive, send)
+
+    async def _counted(self, tenant: Tenant, scope: Scope, receive: Receive, send: Send) -> None:
+        """What asks for no tokens counts too, and what fails, and what its client gave up."""
+
+        async def count_first(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await self._core.count(tenant)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, count_first)
+        finally:
+            await self._core.count(tenant)
 
 
 def _is_open(scope: Scope) -> bool:
