@@ -10,7 +10,6 @@ from gemline.gateway.moves import Reason, error_of_break
 from gemline.internal.v1 import decode_pb2
 
 MAX_HANDLE = 2**32 - 1
-_AT_ONCE = 8  # tokens that are handed on in one turn of the event loop: half a millisecond's work
 
 
 class Attached:
@@ -64,24 +63,20 @@ class Attached:
         self._outgoing.put_nowait(decode_pb2.AttachRequest(submit=submit))
         return inbox
 
-    async def on_step(self, step: decode_pb2.Step) -> bool:
-        """Hand a step's tokens to their readers, a few at a time: what else has come, as a new request, goes between.
+    def on_step(self, step: decode_pb2.Step) -> bool:
+        """Hand a step's tokens to their readers. What comes for a request that was canceled is dropped.
 
-        What comes for a request that was canceled is dropped. Whether the worker may have room for more than before:
-        a prompt was computed, or a request ended.
+        Whether the worker may have room for more than before: a prompt was computed, or a request ended.
         """
-        has_room = step.num_running + step.num_waiting < self.num_reported
+        num_pending, num_before = len(self._pending), self.num_reported
+        for event in step.events:
+            self._pending.pop(event.handle, None)
+            inbox = self._inboxes.get(event.handle)
+            if inbox is not None and inbox.deliver(event):
+                del self._inboxes[event.handle]
         self.num_reported, self.num_submitted = step.num_running + step.num_waiting, 0
         self.reported_at_s = time.monotonic()
-        for first in range(0, len(step.events), _AT_ONCE):
-            if first:
-                await asyncio.sleep(0)
-            for event in step.events[first : first + _AT_ONCE]:
-                has_room |= self._pending.pop(event.handle, None) is not None
-                inbox = self._inboxes.get(event.handle)
-                if inbox is not None and inbox.deliver(event):
-                    del self._inboxes[event.handle]
-        return has_room
+        return len(self._pending) < num_pending or self.num_reported < num_before
 
     def on_break(self, reason: Reason) -> None:
         """The stream is gone, and with it every request on it; what still comes on it is nobody's."""

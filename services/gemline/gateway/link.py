@@ -210,7 +210,7 @@ class DecodeLink:
         try:
             async for response in responses:
                 self._note(response.step)
-                if await attached.on_step(response.step):
+                if attached.on_step(response.step):
                     self._on_change()
         except Exception as error:
             broken_by = error
