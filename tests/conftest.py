@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+from hypothesis import settings
 
 from gemline.cluster.embedded import EmbeddedRedis
 
@@ -17,6 +18,9 @@ os.environ.setdefault("SSL_CERT_DIR", os.devnull)
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # it starts beside other tests
 # Tests share the cores with the processes they start: torch's threads would wait for each other most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No time that an example takes on a busy machine would mean a fault.
+settings.register_profile("gemline", deadline=None)
+settings.load_profile("gemline")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -3,15 +3,10 @@
 from collections.abc import Callable, Iterable
 
 import pytest
-from hypothesis import settings
 
 from gemline.engine.engine import Engine, EngineRequest
 from gemline.engine.events import StepResult
 from gemline.engine.params import SamplingParams
-
-# Torch on a busy machine has no upper bound that would mean a fault.
-settings.register_profile("engine", deadline=None)
-settings.load_profile("engine")
 
 MakeRequest = Callable[..., EngineRequest]
 Drain = Callable[[Engine], dict[int, list[int]]]

@@ -212,7 +212,7 @@ def test_a_wrong_header_length_is_refused_before_it_is_read(tmp_path: Path, cont
     assert said in refused(tmp_path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(0, 4000), flips=st.lists(st.tuples(st.integers(0, 1999), st.integers(1, 255)), max_size=4))
 def test_any_damage_gives_tensors_of_the_right_shape_or_a_clear_error(
     tmp_path: Path, cut: int, flips: list[tuple[int, int]]

@@ -166,7 +166,7 @@ def test_a_wrong_generation_config_is_named(tmp_path: Path) -> None:
         load(tmp_path, {"eos_token_id": "<eos>"})
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     values=st.dictionaries(
         st.sampled_from([*SMALL, "rope_parameters", "layer_types", "eos_token_id", "rope_theta", "sliding_window"]),

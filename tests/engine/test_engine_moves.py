@@ -204,4 +204,4 @@ def drain(engine: Engine, moves: EngineMoves, max_steps: int) -> None:
 
 
 TestEngineMoves = EngineMoves.TestCase
-TestEngineMoves.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestEngineMoves.settings = settings(max_examples=60, stateful_step_count=30)

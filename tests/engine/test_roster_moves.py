@@ -174,4 +174,4 @@ class RosterMoves(RuleBasedStateMachine):
 
 
 TestRosterMoves = RosterMoves.TestCase
-TestRosterMoves.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRosterMoves.settings = settings(max_examples=150, stateful_step_count=40)

@@ -70,7 +70,7 @@ def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 schemas = st.recursive(scalars, nested, max_leaves=6)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(schema=schemas, seed=st.integers(0, 2**16))
 async def test_whatever_is_drawn_parses_and_is_valid_by_its_schema(grammars: Grammars, schema: Any, seed: int) -> None:
     token_ids = drawn(await grammars.matcher(schema_of(json.dumps(schema))), seed, max_tokens=1500)

@@ -58,7 +58,7 @@ def lengths_up_to(longest: int) -> st.SearchStrategy[tuple[int, int]]:
     return contexts.flatmap(lambda context: st.tuples(st.integers(1, context) | st.just(1), st.just(context)))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     case=st.builds(
         Case,

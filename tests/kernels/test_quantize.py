@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.backends import backend_or_skip
 from torch.testing import assert_close
@@ -29,7 +29,6 @@ def weight(shape: tuple[int, int], spread: float, seed: int = 0) -> torch.Tensor
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * spread
 
 
-@settings(deadline=None)
 @given(SHAPES, SPREADS)
 def test_int8_is_off_by_half_a_step_at_most(shape: tuple[int, int], spread: float) -> None:
     weight_NK = weight(shape, spread)
@@ -39,7 +38,6 @@ def test_int8_is_off_by_half_a_step_at_most(shape: tuple[int, int], spread: floa
     assert_close(rows.scale_N, weight_NK.abs().amax(1) / 127)
 
 
-@settings(deadline=None)
 @given(SHAPES, SPREADS)
 def test_fp8_is_off_by_half_a_step_of_three_bits_at_most(shape: tuple[int, int], spread: float) -> None:
     weight_NK = weight(shape, spread)
@@ -68,7 +66,6 @@ def test_an_fp8_row_of_the_least_or_the_largest_numbers_stays_finite() -> None:
     assert_close(rows.dequantized()[2], torch.tensor([3e-36, -6e-36]), rtol=1 / 16, atol=0)
 
 
-@settings(deadline=None)
 @given(SHAPES, SPREADS)
 def test_an_int4_group_is_never_worse_than_with_its_furthest_value_at_minus_eight(
     shape: tuple[int, int], spread: float

@@ -52,7 +52,7 @@ def test_nothing_changes_before_its_time(scaling: Scaling, signals: list[Signals
         assert decided == num
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 90), st.integers(1, 8))
 def test_under_a_load_that_stays_the_number_changes_until_it_fits_and_never_again(total: int, start: int) -> None:
     num, memory, seen = start, Memory(), []

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import typer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gemline.cli.worker import worker
@@ -48,7 +48,6 @@ worker_settings = st.builds(
 )
 
 
-@settings(deadline=None)  # the first one imports a command line
 @given(worker_settings)
 def test_worker_settings_survive_the_command_line(settings: WorkerSettings) -> None:
     app = typer.Typer()

@@ -82,7 +82,7 @@ async def statuses(redis_url: str, name: str, body: Any, query: dict[str, str]) 
     return [answer.status_code for answer in answers]
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(names, bodies, queries)
 def test_nothing_makes_a_fault(redis_server: str, name: str, body: Any, query: dict[str, str]) -> None:
     found = asyncio.run(statuses(redis_server, name, body, query))

@@ -120,13 +120,13 @@ def test_a_long_list_that_is_wrong_is_refused_at_its_first_fault(schema: type[Bo
         parse_body(json.dumps(fields).encode(), schema)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(anything | almost_right)
 def test_no_json_makes_a_fault(app: Any, value: object) -> None:
     assert all(status < 500 for status in statuses(app, json.dumps(value).encode()))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(almost_right, st.data())
 def test_no_damage_to_a_good_body_makes_a_fault(app: Any, value: object, data: st.DataObject) -> None:
     body = bytearray(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"))
