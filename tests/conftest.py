@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No time that an example takes on a busy machine would mean a fault.
 settings.register_profile("gemline", deadline=None)
 settings.load_profile("gemline")
+# Hypothesis imports these within a test, and pytest parses them then. Python before 3.11.8 fails to parse at times when
+# it looks for garbage meanwhile (python/cpython#106905); while tests are collected there is next to none.
+for lazy in ("internal.conjecture.optimiser", "strategies._internal.regex", "strategies._internal.types"):
+    importlib.import_module(f"hypothesis.{lazy}")
 
 
 @pytest.hookimpl(tryfirst=True)
