@@ -15,7 +15,8 @@ from hypothesis import settings
 from gemline.cluster.embedded import EmbeddedRedis
 
 # Nobody is called beyond this machine: httpx, of which each test makes a new client or several, need not read 150 CAs.
-os.environ.setdefault("SSL_CERT_DIR", os.devnull)
+os.environ.pop("SSL_CERT_FILE", None)
+os.environ["SSL_CERT_DIR"] = os.devnull
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # it starts beside other tests
 # Tests share the cores with the processes they start: torch's threads would wait for each other most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

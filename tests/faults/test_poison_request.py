@@ -1,7 +1,6 @@
 """A request that kills whatever worker reads it takes two of them, and then itself; nobody else is harmed."""
 
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +8,6 @@ import httpx
 import openai
 import pytest
 from support.decode_workers import start_colocated, wait_for_workers
-from support.metrics import metric
 from support.sse import Told, complete
 from support.stack import Running
 
@@ -30,7 +28,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def innocent(seed: int) -> dict[str, Any]:
     """A request that never generates the magic token."""
     sampling = {"temperature": 1.0, "seed": seed, "logit_bias": {str(MAGIC): -100}}
-    return {"prompt": f"Once upon a time {seed}", "max_tokens": 150, "ignore_eos": True} | sampling
+    return {"prompt": f"Once upon a time {seed}", "max_tokens": 300, "ignore_eos": True} | sampling
 
 
 def poison(running: Running, **options: Any) -> httpx.Response:
@@ -43,14 +41,19 @@ def test_a_poison_request_is_convicted_after_two_workers_and_the_others_go_on(st
     before = {worker.pid for worker in wait_for_workers(stack, 3)}
     expected = {seed: complete(stack, **innocent(seed)) for seed in range(4)}
     got: dict[int, Told] = {}
-    readers = [
-        threading.Thread(target=lambda seed=seed: got.update({seed: complete(stack, **innocent(seed))}))
-        for seed in expected
-    ]
+    all_begun = threading.Barrier(len(expected) + 1)
+
+    def begin(event: int) -> None:
+        if event == 1:
+            all_begun.wait(60)
+
+    def read(seed: int) -> None:
+        got[seed] = complete(stack, begin, **innocent(seed))
+
+    readers = [threading.Thread(target=read, args=(seed,)) for seed in expected]
     for reader in readers:
         reader.start()
-    while metric(stack, "gateway", "gemline_gateway_active_streams") < len(readers):
-        time.sleep(0.01)
+    all_begun.wait(60)
     answer = poison(stack)
     for reader in readers:
         reader.join()
