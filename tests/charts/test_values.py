@@ -23,6 +23,7 @@ REFUSED_BY_SCHEMA: dict[str, tuple[dict[str, Any], str]] = {
     "a digest that is none": ({"images__worker__digest": "sha256:12"}, "images/worker/digest"),
     "a branch instead of a commit": ({"models__0__source": "hf://google/gemma-2-2b-it@main"}, "models/0/source"),
     "a model without a source": ({"models__0__source": ...}, "source"),
+    "ranks spread over nodes": ({"models__0__tensorParallelPlacement": "SPREAD"}, "models/0/tensorParallelPlacement"),
     "a precision that is none": ({"models__0__quantization": "fp4"}, "models/0/quantization"),
     "a GPU that does not say what it has": ({"gpus__b200": {"nodeSelector": {}, "tolerations": []}}, "memoryGiB"),
     "no replica": ({"models__0__decode__replicas": 0}, "models/0/decode/replicas"),
@@ -76,6 +77,10 @@ REFUSED_BY_CHECK: dict[str, tuple[dict[str, Any], str]] = {
     "a range that ends before it begins": (
         {"models__0__decode__replicas": 3, "models__0__decode__maxReplicas": 2},
         r"maxReplicas: is 2, below replicas, 3",
+    ),
+    "ranks in several pods that would talk in clear beside TLS": (
+        {"models__0__tensorParallel": 2, "models__0__tensorParallelPlacement": "PACK", "internalTls__mode": "job"},
+        r"models\[0\] \(demo\): tensorParallelPlacement: is PACK, and internalTls.mode is job: ranks .* in clear",
     ),
     "a GPU and no size": ({"models__0__gpu": "h100"}, "size: is not there"),
     "a GPU that no kernel runs on": (

@@ -30,7 +30,7 @@ def test_each_rank_has_a_bundle_with_a_gpu_of_its_own(placement: Placement) -> N
 
 
 def test_without_a_word_of_placement_the_replica_has_all_the_gpus_itself() -> None:
-    """As the chart's pods have them: its other ranks are child processes."""
+    """Its other ranks are child processes."""
     config = config_of(application(TOLD | {"tensor_parallel": 4}))
     assert config.placement_group_bundles is None
     assert config.ray_actor_options["num_gpus"] == 4

@@ -129,6 +129,17 @@ def test_ranks_are_kept_on_one_node_unless_one_says_otherwise() -> None:
         WorkerSettings.from_dict(told | {"tensor_parallel_placement": "SPREAD"})
 
 
+def test_ranks_that_may_be_on_several_nodes_are_refused_beside_tls_for_they_talk_in_clear() -> None:
+    tls = {f"internal_tls_{name}": f"/tls/{name}" for name in ("certificate", "key", "ca")}
+    told = {"role": "decode", "model_dir": "m", "served_model_name": "n", "redis_url": "redis://h"} | tls
+    packed = told | {"tensor_parallel_placement": "PACK"}
+    with pytest.raises(ConfigurationError, match=r"PACK: 2 ranks on several nodes .* with internal TLS: STRICT_PACK"):
+        WorkerSettings.from_dict(packed | {"tensor_parallel": 2})
+    WorkerSettings.from_dict(packed)  # one rank talks to nobody
+    WorkerSettings.from_dict(packed | {"tensor_parallel": 2, "role": "tokenization"})
+    WorkerSettings.from_dict(told | {"tensor_parallel": 2, "tensor_parallel_placement": "STRICT_PACK"})
+
+
 def test_cores_are_kept_for_engines_that_may_come() -> None:
     assert resolve(StackSettings(num_decode=1, max_decode=3), num_cores=8).threads == 2
 

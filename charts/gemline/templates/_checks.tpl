@@ -67,6 +67,9 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- if and (gt (int $model.tensorParallel) 1) (eq (include "gemline.placement" $model) "PACK") (ne .root.Values.internalTls.mode "none") -}}
+{{- fail (printf "%s: tensorParallelPlacement: is PACK, and internalTls.mode is %s: ranks in several pods talk to each other in clear. Take STRICT_PACK, all ranks in one pod, or internalTls.mode none" $at .root.Values.internalTls.mode) -}}
+{{- end -}}
 {{- if $model.gpu -}}
 {{- include "gemline.checkFits" . -}}
 {{- end -}}

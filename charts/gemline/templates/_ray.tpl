@@ -49,7 +49,8 @@ securityContext:
 {{- $root := .root -}}
 {{- $model := .model -}}
 {{- $part := dict "root" $root "part" .role -}}
-{{- $numGpus := int (include "gemline.numGpus" (dict "model" $model "role" .role)) -}}
+{{- $rank := dict "model" $model "role" .role -}}
+{{- $numGpus := int (include "gemline.numGpus" $rank) -}}
 {{- $fromClaim := hasPrefix "pvc://" $model.source -}}
 {{- $fromHub := hasPrefix "hf://" $model.source -}}
 metadata:
@@ -62,7 +63,21 @@ metadata:
 spec:
   {{- include "gemline.rayPod" (dict "root" $root) | nindent 2 }}
   terminationGracePeriodSeconds: {{ add $root.Values.ray.workerDrainSeconds 30 }}
+  {{- if gt (int (include "gemline.podsOfReplica" $rank)) 1 }}
+  # Ranks in several pods talk at every layer: rather near each other than apart.
+  affinity:
+    podAffinity:
+      preferredDuringSchedulingIgnoredDuringExecution:
+      - weight: 100
+        podAffinityTerm:
+          topologyKey: topology.kubernetes.io/zone
+          labelSelector:
+            matchLabels:
+              {{- include "gemline.selector" $part | nindent 14 }}
+              gemline.dev/model: {{ $model.name }}
+  {{- else }}
   {{- include "gemline.spread" $part | nindent 2 }}
+  {{- end }}
   {{- if $numGpus }}
   {{- with index $root.Values.gpus $model.gpu }}
   nodeSelector:

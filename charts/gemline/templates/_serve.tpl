@@ -24,6 +24,9 @@ applications:
     dtype: {{ $model.dtype }}
     quantization: {{ $model.quantization }}
     tensor_parallel: {{ int $model.tensorParallel }}
+    {{- if gt (int $model.tensorParallel) 1 }}
+    tensor_parallel_placement: {{ include "gemline.placement" $model }}
+    {{- end }}
     {{- with $model.kvCacheDtype }}
     kv_cache_dtype: {{ . }}
     {{- end }}
@@ -75,10 +78,21 @@ applications:
     {{- else }}
     num_replicas: {{ int $worker.replicas }}
     {{- end }}
+    {{- $rank := dict "model" $model "role" $role }}
+    {{- $place := printf "gemline-%s-%s" $model.name $role }}
     ray_actor_options:
       num_cpus: 0
-      num_gpus: {{ include "gemline.numGpus" (dict "model" $model "role" $role) }}
-      resources: {gemline-{{ $model.name }}-{{ $role }}: 1}
+      num_gpus: {{ include "gemline.gpusOfRank" $rank }}
+      resources: { {{- $place }}: 1}
+    {{- $numRanks := int (include "gemline.numRanks" $rank) }}
+    {{- if gt $numRanks 1 }}
+    # One a rank: the replica is in the first, its other ranks are actors in the others.
+    placement_group_bundles:
+    {{- range until $numRanks }}
+    - { {{- if ne (include "gemline.gpusOfRank" $rank) "0" }}GPU: 1, {{ end }}{{ $place }}: 1}
+    {{- end }}
+    placement_group_strategy: {{ include "gemline.placement" $model }}
+    {{- end }}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -99,8 +113,31 @@ applications:
 {{- end }}
 {{- end -}}
 
+{{/* Where Ray puts a model's ranks, if there are several: all in one pod, or in pods of one rank each. */}}
+{{- define "gemline.placement" -}}
+{{- .tensorParallelPlacement | default "STRICT_PACK" -}}
+{{- end -}}
+
+{{/* This and the next three take {model, role}. Ranks of an engine; a worker that has none is one process, too. */}}
+{{- define "gemline.numRanks" -}}
+{{- eq .role "tokenization" | ternary 1 .model.tensorParallel | int -}}
+{{- end -}}
+
+{{- define "gemline.gpusOfRank" -}}
+{{- or (eq .model.gpu "") (eq .role "tokenization") | ternary 0 1 -}}
+{{- end -}}
+
+{{- define "gemline.ranksOfPod" -}}
+{{- eq (include "gemline.placement" .model) "PACK" | ternary 1 (include "gemline.numRanks" .) -}}
+{{- end -}}
+
+{{- define "gemline.podsOfReplica" -}}
+{{- div (include "gemline.numRanks" .) (include "gemline.ranksOfPod" .) -}}
+{{- end -}}
+
+{{/* GPUs of a pod. */}}
 {{- define "gemline.numGpus" -}}
-{{- or (eq .model.gpu "") (eq .role "tokenization") | ternary 0 (int .model.tensorParallel) -}}
+{{- mul (include "gemline.gpusOfRank" .) (include "gemline.ranksOfPod" .) -}}
 {{- end -}}
 
 {{- define "gemline.modelDir" -}}

@@ -48,7 +48,7 @@ class RankActors:
             )
 
     def start(self, task: "RankTask") -> "StartedActor":
-        """In its bundle, all of which it takes."""
+        """In its bundle, whose CPUs and GPUs it takes. A custom resource is the bundle's own business."""
         bundle = self._group.bundle_specs[task.rank]
         placed = ray.remote(RankActor).options(
             num_cpus=bundle.get("CPU", 0),

@@ -63,6 +63,12 @@ class WorkerSettings:
             raise ConfigurationError(
                 f"tensor_parallel_placement must be one of {', '.join(allowed)}, is {self.tensor_parallel_placement!r}"
             )
+        if self.has_placed_ranks and self.tensor_parallel_placement == "PACK" and self.internal_tls is not None:
+            raise ConfigurationError(
+                f"tensor_parallel_placement PACK: {self.tensor_parallel} ranks on several nodes talk in clear; with"
+                " internal TLS: STRICT_PACK",
+                param="tensor_parallel_placement",
+            )
 
     @property
     def has_engine(self) -> bool:
