@@ -1,13 +1,17 @@
 """install, upgrade, rollback and uninstall by Helm's own library, against an API server: what is there afterwards."""
 
 import copy
+import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from helm_python import HelmError
 from kubernetes import client
-from support.chart import PROFILES, changed, manifests
-from support.cluster import Cluster, Objects, give_secrets, holds, secret, secrets_named
+from support.chart import CHART, PROFILES, changed, manifests
+from support.cluster import RELEASE, Cluster, Objects, give_secrets, holds, secret, secrets_named
 from support.kube_kinds import BY_NAME, BY_RESOURCE
 
 from gemline.rollout.kube import Kube
@@ -143,6 +147,17 @@ def test_a_refused_install_sends_no_request_that_could_write(cluster: Cluster) -
     assert dict(asked) == {"secrets": {"list"}}
 
 
+def test_who_may_not_list_secrets_is_told_the_value_that_goes_without(cluster: Cluster) -> None:
+    if cluster.fake is None:
+        pytest.skip("on a real API server Helm keeps its releases in Secrets, and lists them")
+    cluster.fake.forbidden.add(("secrets", "list"))
+    with cluster.helm() as helm:
+        with pytest.raises(HelmError, match=r'"gemline\.checkSecrets" at <lookup .*may not list secrets'):
+            helm.install(PROFILES["cpu"])
+        helm.install(changed("cpu", checkSecrets=False))
+    assert cluster.fake.verbs["secrets"] == {"list"}, "the one that was refused"
+
+
 def test_a_claim_that_kubernetes_would_not_change_is_refused_before_anything_is(cluster: Cluster) -> None:
     give_secrets(cluster, PROFILES["cpu"])
     with cluster.helm() as helm:
@@ -161,6 +176,54 @@ def test_a_claim_of_the_same_size_in_another_unit_is_no_change(cluster: Cluster)
             assert helm.render(changed("cpu", redis__storage__size=same)), same
         with pytest.raises(HelmError, match=r"redis\.storage\.size: is 1G, was 1Gi"):
             helm.render(changed("cpu", redis__storage__size="1G"))
+
+
+# What a release of before they came does not know of.
+NEWER = (
+    "rollout",
+    "checkSecrets",
+    "gateway.shareWithoutRedis",
+    "internalTls.job.schedule",
+    "redis.storage.storageClassName",
+)
+
+
+@pytest.fixture
+def older(tmp_path: Path) -> Path:
+    """The chart without those values; one object stands for all that it makes."""
+    chart = tmp_path / "gemline"
+    (chart / "templates").mkdir(parents=True)
+    shutil.copy(CHART / "Chart.yaml", chart)
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    for path in NEWER:
+        *parents, last = path.split(".")
+        place = values
+        for key in parents:
+            place = place[key]
+        del place[last]
+    (chart / "values.yaml").write_text(yaml.safe_dump(values))
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "gemline"}}
+    (chart / "templates" / "account.yaml").write_text(yaml.safe_dump(account))
+    return chart
+
+
+def test_an_upgrade_with_an_older_charts_defaults_names_all_that_is_missing_and_changes_nothing(
+    cluster: Cluster, older: Path
+) -> None:
+    """`--reuse-values` is that, by Helm's design."""
+    give_secrets(cluster, PROFILES["cpu"])
+    with cluster.helm() as helm:
+        helm.config.install(older, RELEASE, PROFILES["cpu"], timeout=60)
+        before = cluster.objects()
+        with pytest.raises(HelmError) as refused:
+            helm.config.upgrade(CHART, RELEASE, {}, reuse_values=True, timeout=60)
+        assert cluster.objects() == before
+        for path in NEWER:
+            *parents, last = path.split(".")
+            place = "/".join(["", *parents])
+            assert re.search(f"at '{place}': missing propert.*'{last}'", str(refused.value)), path
+        helm.config.upgrade(CHART, RELEASE, timeout=60)  # the new chart's defaults, and the release's own values
+        assert ours(cluster).keys() == rendered(cluster, PROFILES["cpu"]).keys()
 
 
 async def test_after_a_rollout_was_paused_and_gone_on_with_helm_still_upgrades(cluster: Cluster) -> None:

@@ -1,8 +1,11 @@
 """What values.schema.json and the templates' own checks refuse, and in which words."""
 
+import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 from helm_python import HelmError, HelmRenderError, HelmValuesError, lint
 from support.chart import CHART, PROFILES, changed, maker, manifests
 
@@ -95,6 +98,27 @@ def test_the_templates_refuse_and_say_why(case: str) -> None:
     changes, words = REFUSED_BY_CHECK[case]
     with pytest.raises(HelmRenderError, match=words):
         maker.render(changed("cpu", **changes))
+
+
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+FREE = ("resources", "strings")  # what stands in them is Kubernetes' own
+
+
+def known(schema: dict[str, Any], values: Any, path: str = "") -> Iterator[tuple[str, set[str], set[str]]]:
+    """(path, defaults, required) of each object that has a default and whose fields the schema names."""
+    name = schema.get("$ref", "").rpartition("/")[2]
+    schema = SCHEMA["$defs"][name] if name else schema
+    if isinstance(values, dict) and "properties" in schema and name not in FREE:
+        yield path, set(values), set(schema.get("required", []))
+        for key, value in values.items():
+            yield from known(schema["properties"][key], value, f"{path}/{key}")
+
+
+def test_every_value_with_a_default_is_one_that_the_schema_misses_where_it_is_not() -> None:
+    """As with `--reuse-values`, which takes an older chart's defaults: templates count on ours."""
+    found = list(known(SCHEMA, yaml.safe_load((CHART / "values.yaml").read_text())))
+    assert len(found) > 25
+    assert [(path, defaults ^ required) for path, defaults, required in found if defaults != required] == []
 
 
 def test_the_chart_alone_says_what_it_lacks() -> None:

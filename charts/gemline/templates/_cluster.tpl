@@ -1,7 +1,15 @@
 {{/* What the cluster itself must have, asked before anything is applied. `helm template` has no cluster: nothing is asked. */}}
 
 {{- define "gemline.checkCluster" -}}
-{{/* A list is empty without a cluster, and has items with one. Helm may list Secrets: it keeps its releases in them. */}}
+{{- if .Values.checkSecrets -}}
+{{- include "gemline.checkSecrets" . -}}
+{{- end -}}
+{{- include "gemline.checkStorage" . -}}
+{{- end -}}
+
+{{/* Named as the value, as who may not list Secrets reads this name in Helm's error. */}}
+{{- define "gemline.checkSecrets" -}}
+{{/* A list is empty without a cluster, and has items with one. Helm itself lists Secrets, where it keeps its releases in them. */}}
 {{- $found := lookup "v1" "Secret" .Release.Namespace "" -}}
 {{- if hasKey $found "items" -}}
 {{- $there := dict -}}
@@ -29,7 +37,6 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- include "gemline.checkStorage" . -}}
 {{- end -}}
 {{- end -}}
 
