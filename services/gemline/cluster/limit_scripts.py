@@ -5,13 +5,14 @@ A scope is whatever has limits: a tenant, a project, a key. ARGV[1] is JSON. Of 
     gemline:{limits}:minute:requests:SCOPE  hash  second -> requests that were admitted in it
     gemline:{limits}:minute:tokens:SCOPE    hash  second -> tokens that were reserved in it, settled ones as they were
     gemline:{limits}:running:SCOPE          zset  request id by the end of its lease, ms
-    gemline:{limits}:held:SCOPE             hash  request id -> tokens that it has reserved; '' -> their sum
+    gemline:{limits}:held:SCOPE             hash  request id -> 'TOKENS SECOND', reserved and when; '' -> sum of tokens
     gemline:{limits}:spent:SCOPE:PERIOD     hash  'tokens', 'kv' of settled requests
 
 and for ten minutes gemline:{limits}:settled:ID of each settled request, so that it is settled once. A minute is 61
 seconds of such slots, the present one included: no 60 seconds, wherever they begin, see more than the limit. Beside its
 slots it has their 'sum', the second of its 'last' slot, and the one up to which old slots were 'swept' out: to read and
-add up 60 slots each time took most of a request's time in here.
+add up 60 slots each time took most of a request's time in here. Where the clock goes back, as after a failover to a
+Redis whose clock is behind, what is in its future then counts as of now.
 """
 
 _COMMON = """
@@ -49,32 +50,22 @@ local function spent_key(scope)
   local period, ends_s = period_of(scope.period)
   return key('spent', scope) .. ':' .. period, ends_s
 end
+-- The tokens that a request holds, and the second in which they were reserved; nil: it holds none.
+local function held_by(scope, id)
+  local tokens, second = string.match(redis.call('HGET', key('held', scope), id) or '', '^(%d+) (%d+)$')
+  return tonumber(tokens), second
+end
+local function let_go(scope, id)
+  local held = key('held', scope)
+  local tokens = held_by(scope, id)
+  if tokens then redis.call('HINCRBY', held, '', text(0 - tokens)) end
+  redis.call('HDEL', held, id)
+  redis.call('ZREM', key('running', scope), id)
+end
 local function sweep(scope)
-  local running, held = key('running', scope), key('held', scope)
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', running, '-inf', now_ms)) do
-    redis.call('HINCRBY', held, '', -(tonumber(redis.call('HGET', held, id)) or 0))
-    redis.call('HDEL', held, id)
-    redis.call('ZREM', running, id)
-  end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('running', scope), '-inf', now_ms)) do let_go(scope, id) end
 end
 local function minute_key(kind, scope) return key('minute:' .. kind, scope) end
--- What the last minute saw, and its last slot, if it has any. Slots that are older are gone then.
-local function minute(name)
-  local known, gone = redis.call('HMGET', name, 'sum', 'last', 'swept'), now_s - 61
-  local sum, last, swept = tonumber(known[1]) or 0, tonumber(known[2]), tonumber(known[3])
-  if not last or last <= gone then
-    redis.call('DEL', name)
-    return 0, nil
-  end
-  if swept < gone then
-    local old = {}
-    for second = swept + 1, gone do old[#old + 1] = text(second) end
-    for _, amount in ipairs(redis.call('HMGET', name, unpack(old))) do sum = sum - (tonumber(amount) or 0) end
-    redis.call('HDEL', name, unpack(old))
-    redis.call('HSET', name, 'sum', text(sum), 'swept', text(gone))
-  end
-  return sum, last
-end
 -- Its slots, the oldest first.
 local function slots_of(name)
   local fields, slots = redis.call('HGETALL', name), {}
@@ -84,6 +75,40 @@ local function slots_of(name)
   end
   table.sort(slots, function(a, b) return a[1] < b[1] end)
   return slots
+end
+-- The clock has gone back: the slots anew.
+local function turn_back(name)
+  local found, sum = {}, 0
+  for _, slot in ipairs(slots_of(name)) do
+    local second = math.min(slot[1], now_s)
+    if second > now_s - 61 then
+      found[text(second)] = (found[text(second)] or 0) + slot[2]
+      sum = sum + slot[2]
+    end
+  end
+  redis.call('DEL', name)
+  for second, amount in pairs(found) do redis.call('HSET', name, second, text(amount)) end
+  redis.call('HSET', name, 'sum', text(sum), 'last', text(now_s), 'swept', text(now_s - 61))
+  redis.call('EXPIRE', name, 62)
+  return sum, now_s
+end
+-- What the last minute saw, and its last slot, if it has any. Slots that are older are gone then.
+local function minute(name)
+  local known, gone = redis.call('HMGET', name, 'sum', 'last', 'swept'), now_s - 61
+  local sum, last, swept = tonumber(known[1]) or 0, tonumber(known[2]), tonumber(known[3])
+  if not last or last <= gone then
+    redis.call('DEL', name)
+    return 0, nil
+  end
+  if last > now_s then return turn_back(name) end
+  if swept < gone then
+    local old = {}
+    for second = swept + 1, gone do old[#old + 1] = text(second) end
+    for _, amount in ipairs(redis.call('HMGET', name, unpack(old))) do sum = sum - (tonumber(amount) or 0) end
+    redis.call('HDEL', name, unpack(old))
+    redis.call('HSET', name, 'sum', text(sum), 'swept', text(gone))
+  end
+  return sum, last
 end
 """
 
@@ -137,16 +162,18 @@ for _, scope in ipairs(ask.scopes) do
     if scope.token_budget or scope.kv_byte_seconds then
       local name, ends_s = spent_key(scope)
       local spent = redis.call('HMGET', name, 'tokens', 'kv')
-      local wait_ms = ends_s * 1000 - now_ms
       local budget = scope.token_budget
       if budget then
-        local used = (tonumber(spent[1]) or 0) + (tonumber(redis.call('HGET', key('held', scope), '')) or 0)
+        local settled = tonumber(spent[1]) or 0
+        local used = settled + (tonumber(redis.call('HGET', key('held', scope), '')) or 0)
         if used + ask.tokens > budget then
-          refuse(scope, 'token_budget', budget, used, ask.tokens, ask.tokens > budget and -1 or wait_ms)
+          local wait_ms = ask.tokens > budget and -1 or ends_s * 1000 - now_ms
+          if settled + ask.tokens <= budget then wait_ms = 1000 end -- those that run may use less than they reserved
+          refuse(scope, 'token_budget', budget, used, ask.tokens, wait_ms)
         end
       end
       if scope.kv_byte_seconds and (tonumber(spent[2]) or 0) >= scope.kv_byte_seconds then
-        refuse(scope, 'kv_byte_seconds', scope.kv_byte_seconds, tonumber(spent[2]), 0, wait_ms)
+        refuse(scope, 'kv_byte_seconds', scope.kv_byte_seconds, tonumber(spent[2]), 0, ends_s * 1000 - now_ms)
       end
     end
   end
@@ -165,8 +192,8 @@ if not refused and not is_there then
     end
     if ask.runs then
       redis.call('ZADD', key('running', scope), text(now_ms + ask.lease_ms), ask.id)
-      redis.call('HSET', key('held', scope), ask.id, ask.tokens)
-      redis.call('HINCRBY', key('held', scope), '', ask.tokens)
+      redis.call('HSET', key('held', scope), ask.id, text(ask.tokens) .. ' ' .. text(now_s))
+      redis.call('HINCRBY', key('held', scope), '', text(ask.tokens))
       redis.call('EXPIRE', key('running', scope), 86400)
       redis.call('EXPIRE', key('held', scope), 86400)
     end
@@ -186,17 +213,16 @@ return cjson.encode({{at = now_s, refused = refused, requests = least.requests, 
 SETTLE = f"""{_COMMON}
 if not redis.call('SET', 'gemline:{{limits}}:settled:' .. ask.id, '1', 'NX', 'EX', 600) then return 0 end
 for _, scope in ipairs(ask.scopes) do
-  local slots, second = minute_key('tokens', scope), text(ask.at)
-  local taken = tonumber(redis.call('HGET', slots, second))
+  local reserved, second = held_by(scope, ask.id)
+  if not reserved then reserved, second = ask.reserved, text(ask.at) end
+  local slots = minute_key('tokens', scope)
+  local taken = scope.tokens_per_min and tonumber(redis.call('HGET', slots, second))
   if taken then
-    local used = math.max(0, taken + ask.tokens - ask.reserved)
+    local used = math.max(0, taken + ask.tokens - reserved)
     redis.call('HSET', slots, second, text(used))
     redis.call('HINCRBY', slots, 'sum', text(used - taken))
   end
-  if redis.call('ZREM', key('running', scope), ask.id) == 1 then
-    redis.call('HINCRBY', key('held', scope), '', -(tonumber(redis.call('HGET', key('held', scope), ask.id)) or 0))
-    redis.call('HDEL', key('held', scope), ask.id)
-  end
+  let_go(scope, ask.id)
   if scope.token_budget or scope.kv_byte_seconds then
     local name, ends_s = spent_key(scope)
     redis.call('HINCRBY', name, 'tokens', text(ask.tokens))
