@@ -125,6 +125,34 @@ async def test_a_request_far_from_its_limit_is_counted_once_in_one_question(
     assert answer.headers["x-ratelimit-remaining-requests"] == "5"
 
 
+async def test_what_is_refused_by_its_number_has_done_nothing(platform: InProcess, http: httpx.AsyncClient) -> None:
+    """Nor has it where its tenant seemed far from the limit when it came."""
+    await limit(platform, limits=Limits(requests_per_min=10))
+    assert (await http.get("/v1/models")).headers["x-ratelimit-remaining-requests"] == "9"
+    made = await asyncio.gather(*(http.post("/v1/sessions", json={"model": MODEL}) for _ in range(30)))
+    assert sorted(answer.status_code for answer in made) == [200] * 9 + [429] * 21
+    await limit(platform, limits=Limits())
+    assert len((await http.get("/v1/sessions")).json()["data"]) == 9
+
+
+async def test_a_fault_is_told_as_such_whatever_the_limits_say_by_then(
+    platform: InProcess, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await limit(platform, limits=Limits(requests_per_min=9))
+    assert (await http.get("/v1/models")).status_code == 200
+
+    async def away(self: LimitStore, *arguments: object, **options: object) -> None:
+        raise Unavailable("Redis does not answer")
+
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("secret of the inside")
+
+    monkeypatch.setattr(LimitStore, "_ask", away)
+    monkeypatch.setattr("gemline.gateway.core.check_sampling", broken)
+    failed = await http.post("/v1/completions", json={"model": MODEL, "prompt": "x"})
+    assert (failed.status_code, failed.json()["error"]["code"]) == (500, "internal_error")
+
+
 async def test_what_its_tokens_refuse_counts_and_what_its_number_refuses_is_not_read(
     platform: InProcess, http: httpx.AsyncClient
 ) -> None:
@@ -201,6 +229,30 @@ async def test_a_request_that_cannot_start_holds_nothing(
     assert (record.prompt_tokens, record.completion_tokens, record.outcome) == (0, 0, "unavailable")
     with pytest.raises(Unavailable):  # and is not refused by the limits
         await platform.gateway.generate(tenant, asked(max_tokens=40))
+
+
+async def test_who_is_cancelled_while_redis_is_asked_holds_nothing(
+    platform: InProcess, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserve, asking = LimitStore.reserve, asyncio.Event()
+
+    async def slow(self: LimitStore, *arguments: Any, **options: Any) -> Reserved:
+        await reserve(self, *arguments, **options)
+        asking.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    tenant = limited(Limits(concurrent_requests=1, tokens_per_min=30, token_budget=30))
+    with monkeypatch.context() as patch:
+        patch.setattr(LimitStore, "reserve", slow)
+        task = asyncio.create_task(platform.gateway.generate(tenant, asked()))
+        await asking.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    (record,) = await settled(platform, redis_url, 1)
+    assert (record.outcome, record.prompt_tokens, record.completion_tokens) == ("canceled", 0, 0)
+    await generate(platform, fresh(tenant), asked())
 
 
 async def test_a_spent_budget_is_another_error(platform: InProcess) -> None:

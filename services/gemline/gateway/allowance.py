@@ -11,6 +11,7 @@ from gemline.cluster.limits import Level, LimitStore, Refusal, Reserved, UsageRe
 from gemline.errors import GemlineError, QuotaExceeded, RateLimited, Unavailable
 from gemline.gateway.kv_layout import KvLayout
 from gemline.gateway.local_limits import LocalLimits
+from gemline.gateway.metrics import CANCELED
 from gemline.gateway.requests import Tenant
 from gemline.telemetry import Telemetry
 
@@ -146,13 +147,19 @@ class Allowance:
         self._take(tenant, reserved)
 
     async def reserve(self, tenant: Tenant, request_id: str, model: str, num_tokens: int, layout: KvLayout) -> Claim:
-        """As many tokens as the request may come to. Raises as `count` does; the claim must be settled."""
+        """As many tokens as the request may come to. Raises as `count` does; the claim must be settled.
+
+        Who is cancelled here holds nothing, whatever Redis did; while it does not answer, its lease ends what it did.
+        """
         claim = Claim(self, tenant, request_id, model, num_tokens, layout)
         if self._store is None or not claim.scopes:
             return claim
         counts, tenant.standing.is_counted = not tenant.standing.is_counted, True
         try:
             reserved = await self._store.reserve(claim.scopes, request_id, num_tokens, counts=counts)
+        except asyncio.CancelledError:
+            claim.settle(Ended(CANCELED))  # Redis may have taken it all the same
+            raise
         except Unavailable as error:
             local = self._without_redis(error)
             if counts:
