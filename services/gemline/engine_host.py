@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import hashlib
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from gemline.cluster.records import ModelCard
+from gemline.cores import num_cores
 from gemline.engine.blocks import BlockCounts
 from gemline.engine.config import LayerKind
 from gemline.engine.engine import Engine
@@ -40,7 +40,7 @@ _STALLED_S = 120.0  # longer than any honest step
 # An engine answers between two steps: for one that is in a long step, what it said last holds.
 _SIGNALS_TIMEOUT_S = 0.5
 # Threads that move keys and values beside the engine: one frame's checksum is not to hold up the next one's copy.
-_NUM_MOVERS = max(2, (os.cpu_count() or 1) // 8)
+_NUM_MOVERS = max(2, num_cores() // 8)
 
 
 class KvMover(Protocol):

@@ -4,7 +4,6 @@ When one of them ends, whoever asked is told, so that the whole group goes: what
 nothing.
 """
 
-import os
 import tempfile
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import Protocol
 import torch
 
 from gemline import garbage
+from gemline.cores import num_cores
 from gemline.engine.engine import Engine
 from gemline.engine.group import follow
 from gemline.engine.options import EngineOptions
@@ -70,7 +70,7 @@ class RankGroup:
     def __init__(
         self, model_dir: Path, options: EngineOptions, starter: Starter, on_death: Callable[[str], None]
     ) -> None:
-        """`on_death` hears, in a thread of its own, why a rank ended."""
+        """`on_death` hears, in a thread of its own, why a rank ended, whatever rank 0 does or waits for by then."""
         self._num_ranks = options.tensor_parallel
         self._directory = tempfile.TemporaryDirectory(prefix="gemline-ranks-")
         self._meeting = _open(Path(self._directory.name), starter.address, self._num_ranks)
@@ -80,6 +80,8 @@ class RankGroup:
             rank: starter.start(RankTask(rank, self._meeting.url, model_dir, options))
             for rank in range(1, self._num_ranks)
         }
+        for rank in self._others:
+            threading.Thread(target=self._watch, args=(rank,), name=f"rank {rank}", daemon=True).start()
 
     def join(self) -> TorchRanks:
         """Once all are there. Raises ConfigurationError with a rank's last words when one ends before."""
@@ -90,10 +92,7 @@ class RankGroup:
             if time.monotonic() > limit_s:
                 raise ConfigurationError(f"the ranks were not all there within {_START_LIMIT_S:g} s")
             time.sleep(_POLL_S)
-        ranks = self._meeting.join(0, self._num_ranks)
-        for rank in self._others:
-            threading.Thread(target=self._watch, args=(rank,), name=f"rank {rank}", daemon=True).start()
-        return ranks
+        return self._meeting.join(0, self._num_ranks)
 
     def last_words(self) -> str:
         """Of the first rank that ended, if any has."""
@@ -155,5 +154,5 @@ def run_rank(task: RankTask) -> None:
 
 def shared_out(options: EngineOptions) -> EngineOptions:
     """With the cores for one rank of those that share this machine."""
-    number = options.num_threads or os.cpu_count() or 1
+    number = options.num_threads or num_cores()
     return replace(options, num_threads=max(1, number // options.tensor_parallel))

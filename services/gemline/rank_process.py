@@ -18,6 +18,8 @@ from gemline.errors import ConfigurationError, GemlineError
 from gemline.rank_group import RankTask, run_rank
 from gemline_kernels.scales import Scales
 
+_LAST_WORDS_S = 2.0
+
 _log = logging.getLogger(__name__)
 
 
@@ -48,12 +50,14 @@ class Child:
             text=True,
             errors="replace",
         )
-        threading.Thread(target=self._listen, name=f"words of rank {self._rank}", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, name=f"words of rank {self._rank}", daemon=True)
+        self._listener.start()
 
     def last_words(self) -> str | None:
         """The end of what it wrote; None while it runs."""
         if self._process.poll() is None:
             return None
+        self._listener.join(_LAST_WORDS_S)  # what it wrote may not have been read yet
         return self._words[-1] if self._words else f"status {self._process.returncode}"
 
     def wait(self) -> None:

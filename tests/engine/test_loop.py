@@ -16,7 +16,7 @@ from gemline.engine.events import StepResult
 from gemline.engine.kv_cache import KvCache
 from gemline.engine.loop import EngineThread
 from gemline.engine.toy import ToyModel, toy_answer, toy_engine
-from gemline.errors import CheckpointError, Unavailable
+from gemline.errors import CheckpointError, ConfigurationError, Unavailable
 
 MakeRequest = Callable[..., EngineRequest]
 SMALL = EngineOptions(num_kv_blocks=16, block_size=4, max_batch_tokens=8, max_running=4)
@@ -80,6 +80,26 @@ async def test_what_is_wrong_with_a_checkpoint_reaches_whoever_waits() -> None:
     with pytest.raises(Unavailable):
         await asyncio.wrap_future(thread.call(lambda engine: engine.num_running))
     assert thread.stop(20)
+
+
+async def test_what_is_lost_while_it_loads_is_told_at_once_though_the_thread_stands_there_for_good() -> None:
+    """As among ranks that wait for each other while they load."""
+    entered, gate = threading.Event(), threading.Event()
+
+    def stand() -> Engine:
+        entered.set()
+        gate.wait(60)
+        return toy_engine()
+
+    thread = EngineThread(stand, Steps())
+    thread.start()
+    assert await asyncio.to_thread(entered.wait, 20)
+    thread.lose("rank 1 ended: killed")
+    with pytest.raises(ConfigurationError, match=r"^rank 1 ended: killed$"):
+        await asyncio.wait_for(thread.ready(), 20)
+    gate.set()
+    await asyncio.to_thread(thread._thread.join, 20)
+    assert not thread._thread.is_alive()
 
 
 async def test_a_refused_request_fails_and_the_others_go_on(greedy: MakeRequest) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import concurrent.futures
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -14,14 +13,16 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
+from gemline.cores import num_cores
 from gemline.engine.engine import Engine
 from gemline.engine.events import FailureEvent, StepResult
 from gemline.engine.ranks import RanksBroken
 from gemline.engine.requests import EngineRequest
-from gemline.errors import GemlineError, InternalError, Unavailable
+from gemline.errors import ConfigurationError, GemlineError, InternalError, Unavailable
 
 T = TypeVar("T")
 _LOST_TIMEOUT_S = 1.0  # for a thread that may never end
+_UNLESS_TOLD = suppress(concurrent.futures.InvalidStateError)  # of two ends of loading the first counts
 _log = logging.getLogger(__name__)
 
 
@@ -113,8 +114,13 @@ class EngineThread:
         return future
 
     def lose(self, reason: str) -> None:
-        """What the engine computes with is gone: its sequences are told, and the thread ends."""
+        """What the engine computes with is gone: its sequences are told, and the thread ends.
+
+        Whoever waits until it is loaded hears it as a ConfigurationError: the thread may stand there for good.
+        """
         self._lost = reason
+        with _UNLESS_TOLD:
+            self._loaded.set_exception(ConfigurationError(reason))
         with suppress(Unavailable):
             self._put(_Command(_ignore_engine, _ignore))
 
@@ -149,12 +155,14 @@ class EngineThread:
         self._loaded.set_running_or_notify_cancel()
         try:
             # The count belongs to the calling thread; one that was never set takes every core of the machine.
-            torch.set_num_threads(self._num_threads or _num_cores())
+            torch.set_num_threads(self._num_threads or num_cores())
             engine = self._load()
         except BaseException as error:
-            self._loaded.set_exception(error)
+            with _UNLESS_TOLD:
+                self._loaded.set_exception(error)
             return None
-        self._loaded.set_result(engine)
+        with _UNLESS_TOLD:
+            self._loaded.set_result(engine)
         return engine
 
     def _serve(self, engine: Engine) -> None:
@@ -223,11 +231,6 @@ class EngineThread:
                 self._commands.get_nowait().drop()
             except Empty:
                 return
-
-
-def _num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _stopped() -> Unavailable:

@@ -2,13 +2,13 @@
 
 import asyncio
 import concurrent.futures
-import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from gemline.cores import num_cores
 from gemline.engine.constraint import Constraint
 from gemline.errors import InvalidRequest, Overloaded
 from gemline.grammar.compiling import compile_constraint
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 _NUM_COMPILERS = 2
-_NUM_MASKERS = max(2, min(8, (os.cpu_count() or 1) // 2))
+_NUM_MASKERS = max(2, min(8, num_cores() // 2))
 
 
 class Grammars:

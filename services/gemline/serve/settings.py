@@ -5,6 +5,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
+from gemline import cores
 from gemline.cluster.records import Role
 from gemline.engine.options import KvDtype, Quantization
 from gemline.errors import ConfigurationError
@@ -261,7 +262,7 @@ def resolve(settings: StackSettings, num_cores: int | None = None, num_gpus: int
         num_gpus = len(visible_gpus(os.environ))
     return replace(
         settings,
-        threads=settings.threads or max(1, (num_cores or os.cpu_count() or 1) // num_engines),
+        threads=settings.threads or max(1, (num_cores or cores.num_cores()) // num_engines),
         gpu_share=settings.gpu_share or share_of_gpu(num_ranks, num_gpus),
     )
 

@@ -1,6 +1,5 @@
 """The machine under gemline: platform, processor, memory, ports, cache folder."""
 
-import os
 import platform
 import shutil
 import socket
@@ -9,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from gemline.cli.checks.check import Check, attempt, failure, ok, warning
+from gemline.cores import num_cores
 
 _LEAST_PYTHON = (3, 11)
 _LEAST_MEMORY_GIB = 2.0
@@ -61,10 +61,10 @@ def cpu(cpuinfo: str) -> Check:
     """Cores this process may use, and what they are good at; `cpuinfo` is the text of /proc/cpuinfo."""
     flags = set(_field(cpuinfo, "flags").split() or _field(cpuinfo, "Features").split())
     features = [name for flag, name in _FEATURES.items() if flag in flags]
-    num_cores = len(os.sched_getaffinity(0))
-    cores = "1 core" if num_cores == 1 else f"{num_cores} cores"
+    number = num_cores()
+    cores = "1 core" if number == 1 else f"{number} cores"
     found = f"{cores}, {_field(cpuinfo, 'model name') or platform.machine()}: {' '.join(features) or 'no vector units'}"
-    if num_cores < 2:
+    if number < 2:
         return warning("cpu", found, "gateway and engine share one core: answers will be slow")
     return ok("cpu", found)
 
