@@ -1,7 +1,6 @@
 """Workers as Ray Serve deployments: Ray places, restarts, scales and upgrades them; no request travels through Ray."""
 
 import asyncio
-import contextlib
 import logging
 import os
 from typing import Any
@@ -41,10 +40,11 @@ class HostedWorker:
             await watch_health(self._host)
         except Exception as error:
             _log.error("this replica ends, and Serve starts another: %s", error)
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(_LAST_WORDS_S):
                     await self._host.stop()
-            os._exit(1)
+            finally:  # however that went: Redis may be away, too
+                os._exit(1)
 
     async def check_health(self) -> None:
         """Serve calls this; three failures in a row replace the replica."""
