@@ -5,6 +5,8 @@ import datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from kubernetes import client
 from support.kube_api import FakeKube
 from support.tls_server import SERVING, ask, served
@@ -104,14 +106,24 @@ async def test_a_certificate_of_another_ca_is_left_and_told(kube: FakeKube) -> N
     assert not any(key.name == CA for key in kube.objects)
 
 
+def key_on_a_curve_that_is_not_known() -> bytes:
+    """A key on P-256 that says prime239v3 of itself."""
+    own = ec.generate_private_key(ec.SECP256R1())
+    form, none = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    der = own.private_bytes(serialization.Encoding.DER, form, none)
+    told = der.replace(bytes.fromhex("06082a8648ce3d030107"), bytes.fromhex("06082a8648ce3d030106"))
+    return b"-----BEGIN PRIVATE KEY-----\n" + base64.encodebytes(told) + b"-----END PRIVATE KEY-----\n"
+
+
 @pytest.mark.parametrize(
-    ("key", "value", "words"),
-    [("tls.crt", b"nothing", "no certificate with a key"), ("tls.key", b"nothing", "no certificate with a key")],
+    ("key", "value"),
+    [("tls.crt", b"nothing"), ("tls.key", b"nothing"), ("tls.key", key_on_a_curve_that_is_not_known())],
+    ids=["no certificate", "no key", "a key of another kind"],
 )
-async def test_a_secret_that_holds_no_certificate_is_named(kube: FakeKube, key: str, value: bytes, words: str) -> None:
+async def test_a_secret_that_holds_no_certificate_is_named(kube: FakeKube, key: str, value: bytes) -> None:
     await kept(kube)
     kube.get("secrets", CA)["data"][key] = base64.b64encode(value).decode()
-    with pytest.raises(ConfigurationError, match=f"Secret {CA}: {words}"):
+    with pytest.raises(ConfigurationError, match=f"Secret {CA}: no certificate with a key"):
         await kept(kube)
 
 

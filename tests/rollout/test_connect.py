@@ -36,15 +36,20 @@ def test_a_pod_looks_in_its_own_namespace_unless_told_otherwise(pod: Path) -> No
 
 
 def test_a_kubeconfig_comes_first(pod: Path) -> None:
-    context = {"name": "here", "context": {"cluster": "c", "user": "u", "namespace": "team"}}
+    contexts = [
+        {"name": name, "context": {"cluster": "c", "user": "u", "namespace": namespace}}
+        for name, namespace in (("here", "team"), ("there", "another"))
+    ]
     told = {
         "current-context": "here",
         "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
         "users": [{"name": "u", "user": {}}],
-        "contexts": [context],
+        "contexts": contexts,
     }
     (pod / "config").write_text(json.dumps(told))
     assert Kube.connect(None).namespace == "team"
+    assert Kube.connect(None, "there").namespace == "another"
+    assert Kube.connect("elsewhere", "there").namespace == "elsewhere"
 
 
 def test_a_machine_that_knows_no_cluster_is_told_so(pod: Path, monkeypatch: pytest.MonkeyPatch) -> None:

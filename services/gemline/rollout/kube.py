@@ -50,7 +50,9 @@ class Kube:
         try:
             try:
                 load.load_kube_config(context=context, client_configuration=configuration)
-                own = load.list_kube_config_contexts()[1]["context"].get("namespace") if context is None else None
+                known, current = load.list_kube_config_contexts()
+                named = current if context is None else next(it for it in known if it["name"] == context)
+                own = named["context"].get("namespace")
             except ConfigException:
                 if context is not None:
                     raise
