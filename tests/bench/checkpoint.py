@@ -21,13 +21,14 @@ from tokenizers import Tokenizer
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.sentencepiece_file import sentencepiece_model
+from support.noise_model.gemma import BOS, END_OF_TURN, EOS, PAD, config_values
 from support.noise_model.noise import to_bfloat16, uniform
 
 from gemline.cache import cache_dir
 from gemline.demo.tokenizer import SPACE, build_tokenizer
 from gemline.engine.config import Gemma2Config
 
-_PAD, _EOS, _BOS, _UNKNOWN, _END_OF_TURN = 0, 1, 2, 3, 107
+_UNKNOWN = 3
 _QUIET = 0.1  # embedding of what no answer should hold: control tokens and bytes, which no server streams one by one
 _NUM_QUIET = 1024
 _ROWS_AT_ONCE = 4096
@@ -51,22 +52,7 @@ class Shape:
     @property
     def config(self) -> dict[str, Any]:
         """config.json as transformers writes it for Gemma 2."""
-        return {
-            "architectures": ["Gemma2ForCausalLM"],
-            "model_type": "gemma2",
-            **vars(self),
-            "hidden_activation": "gelu_pytorch_tanh",
-            "attn_logit_softcapping": 50.0,
-            "final_logit_softcapping": 30.0,
-            "rms_norm_eps": 1e-06,
-            "rope_theta": 10000.0,
-            "attention_bias": False,
-            "tie_word_embeddings": True,
-            "pad_token_id": _PAD,
-            "eos_token_id": _EOS,
-            "bos_token_id": _BOS,
-            "torch_dtype": "bfloat16",
-        }
+        return config_values(vars(self))
 
 
 SHAPES = {
@@ -100,7 +86,7 @@ def write(target: Path, shape: Shape) -> None:
     (target / "tokenizer.json").write_text(tokenizer.to_str(pretty=False), encoding="utf-8")
     (target / "tokenizer.model").write_bytes(sentencepiece_model(tokenizer))
     _write_json(target / "tokenizer_config.json", _tokenizer_config(tokenizer, shape))
-    _write_json(target / "generation_config.json", {"bos_token_id": _BOS, "eos_token_id": [_EOS, _END_OF_TURN]})
+    _write_json(target / "generation_config.json", {"bos_token_id": BOS, "eos_token_id": [EOS, END_OF_TURN]})
     _write_json(target / ".config.json", shape.config)
     (target / ".config.json").rename(target / "config.json.new")
     _write_weights(target / "model.safetensors", shape)
@@ -116,7 +102,7 @@ def padded_tokenizer(vocab_size: int) -> Tokenizer:
 
 
 def _tokenizer_config(tokenizer: Tokenizer, shape: Shape) -> dict[str, Any]:
-    roles = {"pad_token": _PAD, "eos_token": _EOS, "bos_token": _BOS, "unk_token": _UNKNOWN}
+    roles = {"pad_token": PAD, "eos_token": EOS, "bos_token": BOS, "unk_token": _UNKNOWN}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": shape.max_position_embeddings,

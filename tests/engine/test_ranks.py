@@ -155,18 +155,7 @@ def gloo_rank(rank: int, num_ranks: int, directory: Path) -> None:
 def scored(model: Gemma2Model, config: Gemma2Config) -> torch.Tensor:
     """Logits of every position of a prompt, of this rank's tokens."""
     num_tokens, block_size = 40, 4
-    table = torch.arange(num_tokens // block_size)[None]
-    slots = torch.arange(num_tokens)
-    batch = Batch(
-        token_ids_T=(slots * 37) % CONFIG.vocab_size,
-        positions_T=slots,
-        global_slots_T=slots,
-        local_slots_T=slots,
-        global_table_BP=table,
-        local_table_BP=table,
-        query_start=torch.tensor([0, num_tokens]),
-        context_len=torch.tensor([num_tokens]),
-        sample_rows=slots,
-    )
-    cache = KvCache(config, table.numel(), table.numel(), block_size, torch.float32)
-    return model.forward(batch, cache)
+    num_blocks = num_tokens // block_size
+    cache = KvCache(config, num_blocks, num_blocks, block_size, torch.float32)
+    token_ids_T = (torch.arange(num_tokens) * 37) % CONFIG.vocab_size
+    return model.forward(Batch.of_one(token_ids_T, num_blocks), cache)

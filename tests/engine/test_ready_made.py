@@ -15,15 +15,14 @@ from support.ready_made import (
 from support.ready_made_cases import CASES, FOUR_BITS
 from torch.testing import assert_close
 
-from gemline.engine.batch import Batch
 from gemline.engine.config import Gemma2Config
 from gemline.engine.engine import Engine, EngineRequest
-from gemline.engine.kv_cache import KvCache
 from gemline.engine.loading import load_model
 from gemline.engine.model import Gemma2Model
 from gemline.engine.options import EngineOptions, Quantization
 from gemline.engine.params import SamplingParams
 from gemline.engine.part import Part
+from gemline.engine.solo import Solo
 from gemline.engine.weights import Weights, load_weights
 from gemline_kernels import reference
 
@@ -73,20 +72,7 @@ def test_a_slice_may_begin_and_end_within_a_word(tmp_path: Path, monkeypatch: py
 def logits(directory: Path, dtype: torch.dtype, quantization: Quantization) -> torch.Tensor:
     config = Gemma2Config.load(directory)
     model = Gemma2Model(config, load_weights(directory, config, quantization), dtype, reference, quantization)
-    cache = KvCache(config, 2, 2, 32, dtype)
-    tokens, slots, table = torch.arange(40) * 3 % 160, torch.arange(40), torch.tensor([[0, 1]])
-    batch = Batch(
-        token_ids_T=tokens,
-        positions_T=torch.arange(40),
-        global_slots_T=slots,
-        local_slots_T=slots,
-        global_table_BP=table,
-        local_table_BP=table,
-        query_start=torch.tensor([0, 40]),
-        context_len=torch.tensor([40]),
-        sample_rows=torch.arange(40),
-    )
-    return model.forward(batch, cache)
+    return Solo(model, 40).forward([3 * at % 160 for at in range(40)])
 
 
 @pytest.mark.parametrize("name", CASES)

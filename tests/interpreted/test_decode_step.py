@@ -86,10 +86,10 @@ def fill(buffers: Buffers, token_ids: list[int], lengths: list[int], tables: tor
     buffers.global_table_BP[:number], buffers.local_table_BP[:number] = tables
 
 
-def test_steps_in_a_row_give_what_fresh_tensors_and_the_reference_give() -> None:
+def three_steps(pools: list[KeysValues], expected_pools: list[KeysValues]) -> None:
+    """Ours over the one, the reference's over the other: the same tokens come of both."""
     lengths, token_ids, tables = [5, 33, 1, 47], [7, 89, 2, 30], make_tables(4)
     ours, theirs = make_weights(backend), make_weights(reference)
-    pools, expected_pools = make_pools(4), make_pools(4)
     buffers = Buffers(6, NUM_BLOCKS, torch.device("cpu"))
     fill(buffers, token_ids, lengths, tables)
     step = DecodeStep(ours, pools, buffers, 6)  # two rows of padding
@@ -103,15 +103,18 @@ def test_steps_in_a_row_give_what_fresh_tensors_and_the_reference_give() -> None
         assert buffers.token_ids_B.tolist() == [*token_ids, 0, 0]
         assert buffers.answers_B[:4].tolist() == token_ids
         assert buffers.lengths_B.tolist() == [*lengths, 0, 0]
-        for pool, expected in zip(pools, expected_pools, strict=True):
-            assert_close(pool.keys, expected.keys, rtol=1e-4, atol=1e-4)
-            assert_close(pool.values, expected.values, rtol=1e-4, atol=1e-4)
+
+
+def test_steps_in_a_row_give_what_fresh_tensors_and_the_reference_give() -> None:
+    pools, expected_pools = make_pools(4), make_pools(4)
+    three_steps(pools, expected_pools)
+    for pool, expected in zip(pools, expected_pools, strict=True):
+        assert_close(pool.keys, expected.keys, rtol=1e-4, atol=1e-4)
+        assert_close(pool.values, expected.values, rtol=1e-4, atol=1e-4)
 
 
 def test_steps_over_fp8_pools_give_what_the_reference_gives_with_their_scales() -> None:
     """Scales of each layer's own. What is written differs by a step of fp8 at most, where sums were rounded apart."""
-    lengths, token_ids, tables = [5, 33, 1, 47], [7, 89, 2, 30], make_tables(4)
-    ours, theirs = make_weights(backend), make_weights(reference)
     scales = [Scales(2.0**-layer, 2.0 ** (layer - 4)) for layer in range(3)]
 
     def narrow() -> list[KeysValues]:
@@ -122,16 +125,7 @@ def test_steps_over_fp8_pools_give_what_the_reference_gives_with_their_scales() 
         return [KeysValues(part(pool.keys, of.keys), part(pool.values, of.values), of) for pool, of in both]
 
     pools, expected_pools = narrow(), narrow()
-    buffers = Buffers(6, NUM_BLOCKS, torch.device("cpu"))
-    fill(buffers, token_ids, lengths, tables)
-    step, plain = DecodeStep(ours, pools, buffers, 6), PlainLayers(reference, theirs.stack)
-    for _ in range(3):
-        residual_TD = theirs.embedding.rows(torch.tensor(token_ids), theirs.embedding_scale)
-        normed_BD = plain(residual_TD, Step(lengths, tables), expected_pools)
-        token_ids = theirs.head.logits(normed_BD, FINAL_CAP).argmax(-1).tolist()
-        lengths = [length + 1 for length in lengths]
-        step(truncates=False)
-        assert buffers.token_ids_B.tolist() == [*token_ids, 0, 0]
+    three_steps(pools, expected_pools)
     for pool, expected in zip(pools, expected_pools, strict=True):
         for found, known in zip(pool[:2], expected[:2], strict=True):
             assert_close(found.float(), known.float(), rtol=0.13, atol=2**-9)

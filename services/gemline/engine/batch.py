@@ -40,6 +40,25 @@ class Batch:
     sample_rows: torch.Tensor  # int64: the rows of T whose logits are wanted, in the order of the answer
     num_scored: int = 0  # of them, the last ones: wanted a few at a time, for they are many
 
+    @classmethod
+    def of_one(cls, token_ids_T: torch.Tensor, num_blocks: int, start: int = 0) -> Self:
+        """A sequence in a cache of its own, whose position p has slot p of both pools: its tokens from `start` on, all
+        of whose logits are wanted.
+        """
+        num_tokens = len(token_ids_T)
+        positions_T, table_BP = torch.arange(start, start + num_tokens), torch.arange(num_blocks)[None]
+        return cls(
+            token_ids_T=token_ids_T,
+            positions_T=positions_T,
+            global_slots_T=positions_T,
+            local_slots_T=positions_T,
+            global_table_BP=table_BP,
+            local_table_BP=table_BP,
+            query_start=torch.tensor([0, num_tokens]),
+            context_len=torch.tensor([start + num_tokens]),
+            sample_rows=positions_T - start,
+        )
+
     def to(self, device: torch.device) -> Self:
         """The same on the device, in one copy that nobody waits for."""
         parts = [getattr(self, name) for name in _MOVED]

@@ -7,6 +7,7 @@ another order, come to the same one, but for a largest value at the very edge be
 """
 
 import math
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -78,15 +79,4 @@ def _batch(config: Gemma2Config, num_tokens: int, num_blocks: int) -> Batch:
     positions_T = torch.arange(num_tokens)
     token_ids_T = positions_T * round(config.vocab_size * (math.sqrt(5) - 1) / 2) % config.vocab_size  # golden steps
     token_ids_T[0] = config.bos_token_id
-    table_BP = torch.arange(num_blocks)[None]
-    return Batch(
-        token_ids_T=token_ids_T,
-        positions_T=positions_T,
-        global_slots_T=positions_T,
-        local_slots_T=positions_T,
-        global_table_BP=table_BP,
-        local_table_BP=table_BP,
-        query_start=torch.tensor([0, num_tokens]),
-        context_len=torch.tensor([num_tokens]),
-        sample_rows=positions_T[-1:],
-    )
+    return replace(Batch.of_one(token_ids_T, num_blocks), sample_rows=positions_T[-1:])  # nobody reads logits

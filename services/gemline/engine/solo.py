@@ -16,25 +16,13 @@ class Solo:
         num_blocks = -(-capacity // block_size)
         self._model = model
         self._cache = KvCache(model.config, num_blocks, num_blocks, block_size, model.dtype, model.device)
-        self._table_BP = torch.arange(num_blocks)[None]
+        self._num_blocks = num_blocks
         self.num_computed = 0
 
     def forward(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Appends the tokens; logits_TV, float32, one row for each of them."""
-        start, stop = self.num_computed, self.num_computed + len(token_ids)
-        positions_T = torch.arange(start, stop)
-        batch = Batch(
-            token_ids_T=torch.tensor(token_ids),
-            positions_T=positions_T,
-            global_slots_T=positions_T,
-            local_slots_T=positions_T,
-            global_table_BP=self._table_BP,
-            local_table_BP=self._table_BP,
-            query_start=torch.tensor([0, len(token_ids)]),
-            context_len=torch.tensor([stop]),
-            sample_rows=positions_T - start,
-        )
-        self.num_computed = stop
+        batch = Batch.of_one(torch.tensor(token_ids), self._num_blocks, self.num_computed)
+        self.num_computed += len(token_ids)
         return self._model.forward(batch, self._cache)
 
     def generate(self, token_ids: Sequence[int], num_tokens: int) -> list[int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from support.noise_model.bigrams import Followers, followers_of
+from support.noise_model.gemma import BOS, END_OF_TURN, EOS, config_values
 from support.noise_model.noise import to_bfloat16
 from support.noise_model.shape import DEMO, TINY, DemoShape
 from support.noise_model.weights import make_weights
@@ -20,7 +21,17 @@ from gemline.errors import ConfigurationError
 
 __all__ = ["DEMO", "TINY", "DemoShape", "cached_demo", "make_checkpoint"]
 
-_BOS, _EOS, _END_OF_TURN = 2, 1, 107
+_SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "query_pre_attn_scalar",
+    "sliding_window",
+    "max_position_embeddings",
+)
 _FILES = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"]
 
 
@@ -30,7 +41,7 @@ def make_checkpoint(target: Path, shape: DemoShape = DEMO, seed: int = 0) -> Non
     tokenizer = build_tokenizer()
     (target / "tokenizer.json").write_text(tokenizer.to_str(pretty=False), encoding="utf-8")
     _write_json(target / "config.json", _config_values(shape))
-    _write_json(target / "generation_config.json", {"bos_token_id": _BOS, "eos_token_id": [_EOS, _END_OF_TURN]})
+    _write_json(target / "generation_config.json", {"bos_token_id": BOS, "eos_token_id": [EOS, END_OF_TURN]})
     _write_weights(target / "model.safetensors", Gemma2Config.load(target), shape, tokenizer, seed)
     write_manifest(target, _FILES)
 
@@ -73,31 +84,7 @@ def _recipe(shape: DemoShape) -> str:
 
 
 def _config_values(shape: DemoShape) -> dict[str, Any]:
-    return {
-        "architectures": ["Gemma2ForCausalLM"],
-        "model_type": "gemma2",
-        "vocab_size": VOCAB_SIZE,
-        "hidden_size": shape.hidden_size,
-        "intermediate_size": shape.intermediate_size,
-        "num_hidden_layers": shape.num_hidden_layers,
-        "num_attention_heads": shape.num_attention_heads,
-        "num_key_value_heads": shape.num_key_value_heads,
-        "head_dim": shape.head_dim,
-        "query_pre_attn_scalar": shape.query_pre_attn_scalar,
-        "sliding_window": shape.sliding_window,
-        "max_position_embeddings": shape.max_position_embeddings,
-        "hidden_activation": "gelu_pytorch_tanh",
-        "attn_logit_softcapping": 50.0,
-        "final_logit_softcapping": 30.0,
-        "rms_norm_eps": 1e-06,
-        "rope_theta": 10000.0,
-        "attention_bias": False,
-        "tie_word_embeddings": True,
-        "pad_token_id": 0,
-        "eos_token_id": _EOS,
-        "bos_token_id": _BOS,
-        "torch_dtype": "bfloat16",
-    }
+    return config_values({"vocab_size": VOCAB_SIZE} | {name: getattr(shape, name) for name in _SIZES})
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
@@ -107,7 +94,7 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 def _quiet_tokens(followers: Followers) -> list[int]:
     """Tokens that the model should hardly write: all that its text never has, or just those that end an answer."""
     if not followers:
-        return [_EOS, _BOS, _END_OF_TURN]
+        return [EOS, BOS, END_OF_TURN]
     written = {token for weighted in followers.values() for token, _ in weighted}
     return sorted(set(range(VOCAB_SIZE)) - written - followers.keys())
 
