@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 from helm_python import Chart, Config
 from support.chart import CHART, Manifest, containers, manifests, pods
-from support.kube_api import FakeKube, fake_kube
+from support.kube_api import OPERATOR, FakeKube, fake_kube
 from support.kube_kinds import BY_NAME, KINDS, Kind
 
 Objects = dict[tuple[str, str], Manifest]  # by kind and name
@@ -147,7 +147,7 @@ def give_secrets(cluster: Cluster, values: Manifest) -> None:
 @contextmanager
 def stand_in() -> Iterator[Cluster]:
     with fake_kube() as fake:
-        yield new_namespace(Cluster(fake.url, "operator", "", "memory", fake))
+        yield new_namespace(Cluster(fake.url, OPERATOR, "", "memory", fake))
 
 
 def new_namespace(cluster: Cluster) -> Cluster:

@@ -20,11 +20,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from support.chart import ROOT
 from support.cluster import Cluster
+from support.kube_api import OPERATOR
 from support.kube_kinds import Kind, custom_kinds
 
 ASSETS = Path(os.environ["KUBEBUILDER_ASSETS"]) if os.environ.get("KUBEBUILDER_ASSETS") else None
 KUBERAY = ROOT.parent / "shared" / "kuberay"
-_TOKEN = "operator"
 _START_S = 120.0
 
 
@@ -55,7 +55,7 @@ def real_kube(assets: Path) -> Iterator[Cluster]:
         form = serialization.PrivateFormat.TraditionalOpenSSL
         pem = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
         (home / "accounts.key").write_bytes(pem)
-        (home / "tokens.csv").write_text(f'{_TOKEN},operator,operator,"system:masters"\n')
+        (home / "tokens.csv").write_text(f'{OPERATOR},operator,operator,"system:masters"\n')
         running.enter_context(
             _process(
                 assets / "kube-apiserver",
@@ -74,7 +74,7 @@ def real_kube(assets: Path) -> Iterator[Cluster]:
                 log=home / "kube-apiserver.log",
             )
         )
-        cluster = Cluster(f"https://127.0.0.1:{port}", _TOKEN, "default", "secret")
+        cluster = Cluster(f"https://127.0.0.1:{port}", OPERATOR, "default", "secret")
         _until(lambda: _is_ready(cluster), "kube-apiserver", home / "kube-apiserver.log")
         for kind in custom_kinds():
             cluster.ask("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", _definition(kind))
