@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from support.noise_model.checkpoint import DEMO, TINY, DemoShape, cached_demo, make_checkpoint
+from support.solo import Solo
 
 from gemline.demo.tokenizer import build_tokenizer
 from gemline.demo.words import WORDS
 from gemline.engine.config import Gemma2Config
 from gemline.engine.model import Gemma2Model
-from gemline.engine.solo import Solo
 from gemline.engine.weights import load_weights
 from gemline.errors import ConfigurationError
 from gemline.text.tokenizer import Tokenizer

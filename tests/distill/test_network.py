@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from support.solo import Solo
 from transformers import Gemma2Config as TheirConfig
 from transformers import Gemma2ForCausalLM
 
 from gemline.distill.network import Network, fresh_weights
 from gemline.engine.config import Gemma2Config
 from gemline.engine.model import Gemma2Model
-from gemline.engine.solo import Solo
 
 TOLERANCE = 1e-4
 BASE: dict[str, Any] = {

@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.noise_model.checkpoint import TINY, make_checkpoint
+from support.solo import Solo
 from transformers import AutoModelForCausalLM, Gemma2ForCausalLM
 from transformers import Gemma2Config as TheirConfig
 
@@ -17,7 +18,6 @@ from gemline.engine.batch import Batch
 from gemline.engine.config import Gemma2Config
 from gemline.engine.kv_cache import KvCache
 from gemline.engine.model import Gemma2Model
-from gemline.engine.solo import Solo
 from gemline.engine.weights import load_weights
 
 TOLERANCE = 1e-4

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.solo import Solo
 
 from gemline.engine.engine import Engine, EngineRequest
 from gemline.engine.events import TokenEvent
 from gemline.engine.loading import load_model
 from gemline.engine.options import EngineOptions
 from gemline.engine.params import SamplingParams
-from gemline.engine.solo import Solo
 from gemline.engine.toy import TOY_CONFIG, ToyModel, toy_engine, toy_next
 
 SCORED = SamplingParams(3, temperature=0.0, num_logprobs=2, prompt_logprobs=True)

@@ -13,6 +13,7 @@ from support.ready_made import (
     write_plain,
 )
 from support.ready_made_cases import CASES, FOUR_BITS
+from support.solo import Solo
 from torch.testing import assert_close
 
 from gemline.engine.config import Gemma2Config
@@ -22,7 +23,6 @@ from gemline.engine.model import Gemma2Model
 from gemline.engine.options import EngineOptions, Quantization
 from gemline.engine.params import SamplingParams
 from gemline.engine.part import Part
-from gemline.engine.solo import Solo
 from gemline.engine.weights import Weights, load_weights
 from gemline_kernels import reference
 

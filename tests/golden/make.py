@@ -15,11 +15,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.noise_model.checkpoint import DEMO, TINY, make_checkpoint
+from support.solo import Solo
 
 from gemline.engine.config import Gemma2Config
 from gemline.engine.manifest import sha256_of
 from gemline.engine.model import Gemma2Model
-from gemline.engine.solo import Solo
 from gemline.engine.weights import load_weights
 
 TOLERANCE = 1e-3

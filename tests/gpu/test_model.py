@@ -8,12 +8,12 @@ import pytest
 import torch
 from support.device import DEVICE, IS_INTERPRETED
 from support.published import GEMMA_2B, Model, shrunk
+from support.solo import Solo
 from transformers import Gemma2Config as TheirConfig
 from transformers import Gemma2ForCausalLM
 
 from gemline.engine.config import Gemma2Config
 from gemline.engine.model import Gemma2Model
-from gemline.engine.solo import Solo
 from gemline_kernels.gpu import backend
 
 TINY = replace(shrunk(GEMMA_2B), width=64, inner=96, num_layers=4, window=24, vocab_size=128)

@@ -15,7 +15,6 @@ import yaml
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "deploy" / "docker"
 LOCKS = sorted(DOCKER.glob("requirements/*.txt"))
-_LOCKED = re.compile(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[^ ;]+( ;[^-]+)?\s+--hash=sha256:[0-9a-f]{64}")
 TARGETS = ("gateway", "worker-cpu", "worker-cuda")
 
 

@@ -29,7 +29,6 @@ ALL: list[Quantization] = ["none", "int8", "int4"]
 NUM_ROWS = [*range(1, 14), 31, 32, 33, 144, 200]
 SHAPES = [(1, 1), (5, 7), (33, 129), (64, 1024), (100, 2306), (257, 300)]  # outputs, inputs
 HALF_ULP = 2.0**-24
-HALF_ULP_BF16 = 2.0**-9
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,9 @@
-"""What `gemline rollout` does to objects of Kubernetes: five kinds, a handful of verbs, errors that say what to do."""
+"""What `gemline rollout` does to objects of Kubernetes: four kinds, a handful of verbs, errors that say what to do."""
 
 import asyncio
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -131,7 +132,7 @@ class Kube:
         something else of them, is refused as a conflict.
         """
         for _ in range(_MOST_TRIES):
-            found = await self.call("patch", resource, lambda: send(body), name)
+            found = await self.call("patch", resource, partial(send, body), name)
             fields = found["metadata"].get("managedFields", [])
             kept = [entry for entry in fields if entry.get("manager") != _MANAGER]
             if kept == fields:
@@ -140,7 +141,7 @@ class Kube:
             version = found["metadata"]["resourceVersion"]
             shed = {"metadata": {"managedFields": kept or [{}], "resourceVersion": version}}
             try:
-                await self.call("patch", resource, lambda shed=shed: send(shed), name)  # type: ignore[misc]
+                await self.call("patch", resource, partial(send, shed), name)
             except Conflict:
                 continue
             return

@@ -1,4 +1,4 @@
-"""One sequence through a model without an engine: for goldens, checks at start and tests. Knows no scheduler."""
+"""One sequence through a model without an engine. Knows no scheduler."""
 
 from collections.abc import Sequence
 
