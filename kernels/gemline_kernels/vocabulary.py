@@ -5,6 +5,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch.nn.functional import pad
 
+from gemline_kernels.shares import tokens_of
+
 
 class Collectives(Protocol):
     """As one of several ranks sees them, each with tensors where it computes. All make the same calls in one order."""
@@ -25,17 +27,20 @@ class Collectives(Protocol):
 
 
 class Vocabulary(NamedTuple):
-    """What a rank has of it, and who has the rest. Tokens are divided in their order."""
+    """What a rank has of it, and who has the rest."""
 
     size: int
-    tokens: range  # its own
     ranks: Collectives
 
     @property
+    def tokens(self) -> range:
+        """Its own."""
+        return tokens_of(self.ranks.rank, self.ranks.size, self.size)
+
+    @property
     def sizes(self) -> list[int]:
-        """Of all ranks' shares: they differ by one at most."""
-        size, number = self.size, self.ranks.size
-        return [(rank + 1) * size // number - rank * size // number for rank in range(number)]
+        """Of all ranks' shares."""
+        return [len(tokens_of(rank, self.ranks.size, self.size)) for rank in range(self.ranks.size)]
 
     def whole(self, part_RV: torch.Tensor) -> torch.Tensor:
         """Rows put together from all ranks' parts."""

@@ -62,10 +62,9 @@ def cases(draw: st.DrawFn) -> tuple[torch.Tensor, list[SampleRow], int]:
 
 
 def chosen(logits_BV: torch.Tensor, rows: list[SampleRow], ranks: ThreadRanks) -> list[Sampled | None]:
-    size = logits_BV.shape[-1]
-    tokens = range(ranks.rank * size // ranks.size, (ranks.rank + 1) * size // ranks.size)
-    part_BV = logits_BV[:, tokens.start : tokens.stop]
-    return choose_together(part_BV, [row.told() for row in rows], Vocabulary(size, tokens, ranks))
+    vocabulary = Vocabulary(logits_BV.shape[-1], ranks)
+    part_BV = logits_BV[:, vocabulary.tokens.start : vocabulary.tokens.stop]
+    return choose_together(part_BV, [row.told() for row in rows], vocabulary)
 
 
 @given(cases())

@@ -50,7 +50,7 @@ def graph_beside_step(ranks: TorchRanks) -> list[list[int]]:
     """The tokens of each step, on one rank, as it is launched and as it is replayed."""
     part = Part(SMALL, ranks.rank, ranks.size)
     weights = Gemma2Model(SMALL, parts_of(weights_of(SMALL), part), torch.float32, backend, ranks=ranks).weights
-    vocabulary = Vocabulary(SMALL.vocab_size, part.tokens, ranks)
+    vocabulary = Vocabulary(SMALL.vocab_size, ranks)
     eager_pools, pools = pools_of(part), pools_of(part)
     eager, captured = (Buffers(NUM_ROWS, NUM_BLOCKS, backend.device) for _ in range(2))
     step = DecodeStep(weights, eager_pools, eager, NUM_ROWS, vocabulary)

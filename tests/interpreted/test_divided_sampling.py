@@ -24,15 +24,11 @@ def rows_of_all_kinds() -> list[Row]:
     return [Row(**kind.__dict__ | {"seed": 2**64 - 1 - at, "position": 2**33 + at}) for at, kind in enumerate(KINDS)]
 
 
-def part_of(size: int, ranks: ThreadRanks) -> Vocabulary:
-    return Vocabulary(size, range(ranks.rank * size // ranks.size, (ranks.rank + 1) * size // ranks.size), ranks)
-
-
 def choose_among(num_ranks: int, logits_BV: torch.Tensor, rows: list[Row], chunk: int = 64) -> list[int]:
     """What all ranks say."""
 
     def run(ranks: ThreadRanks) -> list[int]:
-        part = part_of(logits_BV.shape[1], ranks)
+        part = Vocabulary(logits_BV.shape[1], ranks)
         return choose(logits_BV[:, part.tokens.start : part.tokens.stop].contiguous(), rows, chunk, part)
 
     first, *others = together(num_ranks, run)
@@ -92,7 +88,7 @@ def test_what_crosses_does_not_grow_with_what_a_chunk_holds() -> None:
 
     def sent(ranks: ThreadRanks, rows: list[Row]) -> int:
         logits_BV = torch.randn(len(rows), size // 2, generator=torch.Generator().manual_seed(ranks.rank))
-        choose(logits_BV, rows, chunk, part_of(size, ranks))
+        choose(logits_BV, rows, chunk, Vocabulary(size, ranks))
         return ranks.num_numbers
 
     of_row = 5 * (size // 2 // chunk) + 1

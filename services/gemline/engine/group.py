@@ -47,7 +47,7 @@ def whole(model: Model, cache: KvCache, part: Part, num_rows: int, ranks: Ranks 
     if ranks is None:
         return Whole(cache, Alone(model, cache, decoder), decoder)
     leader = Leader(ranks)
-    own = Member(model, cache, decoder, Vocabulary(part.config.vocab_size, part.tokens, ranks))
+    own = Member(model, cache, decoder, Vocabulary(part.config.vocab_size, ranks))
     rows = None if decoder is None else DividedRows(decoder, leader)
     return Whole(DividedCache(cache, part, leader), Together(own, leader), rows)
 
@@ -65,7 +65,7 @@ def follow_with(loaded: Loaded, ranks: Ranks) -> None:
     cache = make_cache(model, part, options, ranks)
     share = CacheShare(cache, part, ranks)
     decoder = model.decoder(cache, options.max_running)
-    member = Member(model, cache, decoder, Vocabulary(config.vocab_size, part.tokens, ranks))
+    member = Member(model, cache, decoder, Vocabulary(config.vocab_size, ranks))
     with torch.inference_mode():
         while (ask := ranks.hear()) is not None:
             if isinstance(ask, Step):

@@ -73,7 +73,7 @@ class Gemma2Model:
             head=embedding if config.tie_word_embeddings else packer.embedding(_HEAD),
             final_cap=config.final_logit_softcapping,
         )
-        self._vocabulary = None if ranks is None else Vocabulary(config.vocab_size, part.tokens, ranks)
+        self._vocabulary = None if ranks is None else Vocabulary(config.vocab_size, ranks)
         self._layers = backend.layers(self.weights.stack)
 
     @torch.inference_mode()

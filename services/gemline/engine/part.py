@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from gemline.engine.config import Gemma2Config
 from gemline.errors import ConfigurationError
+from gemline_kernels.shares import tokens_of
 
 Cut = tuple[slice, ...]
 _WHOLE = slice(None)
@@ -53,8 +54,7 @@ class Part:
     @property
     def tokens(self) -> range:
         """Of the vocabulary: shares that differ by one at most."""
-        size = self.config.vocab_size
-        return range(self.rank * size // self.num_ranks, (self.rank + 1) * size // self.num_ranks)
+        return tokens_of(self.rank, self.num_ranks, self.config.vocab_size)
 
     def cut(self, name: str) -> Cut:
         """What it has of a checkpoint's tensor, by its Hugging Face name: an index into it."""
