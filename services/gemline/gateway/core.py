@@ -250,8 +250,6 @@ class Gateway:
             release=None if pick is None else pick.release,
             on_hit=observation.hit,
         )
-        account = await self._admission.enter(tenant, request, card, dispatch, len(token_ids), sampling.max_tokens)
-        observation.begun(len(token_ids), account.waited_s)
         assembler = Assembler(
             tokenizer,
             request.sampling.stop,
@@ -259,6 +257,9 @@ class Gateway:
             reads_calls=request.reads_calls,
             echo=echo_of(request, tokenizer, token_ids),
         )
+        # What limits and a worker hold for it from here on its answer gives back: nothing may fail in between.
+        account = await self._admission.enter(tenant, request, card, dispatch, len(token_ids), sampling.max_tokens)
+        observation.begun(len(token_ids), account.waited_s)
         source: Source = dispatch
         if recording is not None:
             source = recording.begin(dispatch, token_ids, sampling.stop_token_ids, tokenizer)
