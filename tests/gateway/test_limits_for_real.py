@@ -214,6 +214,15 @@ async def test_a_cancelled_answer_is_billed_for_what_was_delivered_and_is_free_a
     await generate(platform, tenant, asked())
 
 
+async def test_who_wants_the_prompt_alone_is_billed_for_no_more(platform: InProcess, redis_url: str) -> None:
+    """One token is generated with it, which nobody gets."""
+    request = asked()
+    options = SamplingOptions(temperature=0.0, max_tokens=0, echo=True, logprobs=0)
+    await generate(platform, limited(Limits(tokens_per_min=100)), replace(request, sampling=options))
+    (record,) = await settled(platform, redis_url, 1)
+    assert (record.prompt_tokens, record.completion_tokens) == (10, 0)
+
+
 async def test_a_request_that_cannot_start_holds_nothing(
     platform: InProcess, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

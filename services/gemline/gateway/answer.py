@@ -90,6 +90,6 @@ class Answer:
 
     def _ended(self, outcome: str) -> Ended:
         """What is billed: nothing where we failed before the first token, else the prompt and what was delivered."""
-        num_tokens = self._assembler.num_tokens
-        is_billed = num_tokens or outcome == CANCELED
-        return Ended(outcome, self.prompt_tokens if is_billed else 0, self._assembler.num_cached, num_tokens)
+        of_answer = self._assembler
+        prompt_tokens = self.prompt_tokens if of_answer.num_tokens or outcome == CANCELED else 0
+        return Ended(outcome, prompt_tokens, of_answer.num_cached, of_answer.num_shown)

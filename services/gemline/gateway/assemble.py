@@ -55,6 +55,11 @@ class Assembler:
         return Piece(text, self._take_logprobs()) if text else None
 
     @property
+    def num_shown(self) -> int:
+        """Generated tokens that the reader gets: none where nothing but the prompt is wanted."""
+        return 0 if self._echo is not None and self._echo.is_all else self.num_tokens
+
+    @property
     def num_cached(self) -> int:
         """Of the prompt's tokens: a worker that went on from another's may have found some of those too."""
         return min(self._num_found, self._num_prompt_tokens)

@@ -22,7 +22,7 @@ class Echo:
         self._text = text
         self._first_id = prompt_ids[0]
         self._is_bos_ours = is_bos_ours
-        self._is_all = is_all
+        self.is_all = is_all
         self._is_due = True
         self._positions: tuple[PositionLogprobs, ...] = ()
 
@@ -32,7 +32,7 @@ class Echo:
             self._positions = self._prompt_positions(delivery.prompt_logprobs)
         if piece is None:
             return None
-        if self._is_all:
+        if self.is_all:
             usage = piece.usage and replace(piece.usage, completion_tokens=0)
             piece = piece._replace(text="", logprobs=(), usage=usage, finish_reason=piece.finish_reason and "length")
         if self._is_due:
