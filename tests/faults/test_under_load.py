@@ -176,16 +176,15 @@ def test_of_a_connection_that_is_reset_nothing_is_left(stack: Running) -> None:
     wait_until_freed(stack, free)
 
 
-@pytest.mark.timing
 def test_clients_that_read_a_byte_a_second_hold_up_nobody_and_fill_no_memory(stack: Running) -> None:
     free, gateway = num_free(stack), stack.pids("gateway")[0]
     fat, short = WHOLE | {"logprobs": 5}, WHOLE | {"max_tokens": 100, "prompt": "Beside"}
     alone = complete(stack, **short)
 
     def beside() -> float:
-        """How long the quicker of two answers takes, neither of which is another than alone."""
-        told = [complete(stack, **short) for _ in range(2)]
-        assert [each.answer for each in told] == [alone.answer] * 2
+        """How long the quickest of three answers takes, none of which is another than alone."""
+        told = [complete(stack, **short) for _ in range(3)]
+        assert [each.answer for each in told] == [alone.answer] * 3
         return min(each.times_s[-1] - each.times_s[0] for each in told)
 
     quick = [threading.Thread(target=complete, args=(stack,), kwargs=fat) for _ in range(4)]
