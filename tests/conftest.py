@@ -23,10 +23,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No time that an example takes on a busy machine would mean a fault.
 settings.register_profile("gemline", deadline=None)
 settings.load_profile("gemline")
-# Hypothesis imports these within a test, and pytest parses them then. Python before 3.11.8 fails to parse at times when
-# it looks for garbage meanwhile (python/cpython#106905); while tests are collected there is next to none.
-for lazy in ("internal.conjecture.optimiser", "strategies._internal.regex", "strategies._internal.types"):
-    importlib.import_module(f"hypothesis.{lazy}")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -45,7 +41,13 @@ def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays: to look through it for garbage, again and again, was a fifth of the fast tests' time."""
+    """What was imported stays: to look through it for garbage, again and again, was a fifth of the fast tests' time.
+
+    Hypothesis imports some modules within a test, and pytest parses them then: Python before 3.11.8 fails to at times
+    when it looks for garbage meanwhile (python/cpython#106905). Before any test has run there is next to none.
+    """
+    for lazy in ("internal.conjecture.optimiser", "strategies._internal.regex", "strategies._internal.types"):
+        importlib.import_module(f"hypothesis.{lazy}")
     gc.collect()
     gc.freeze()
     atexit.register(gc.unfreeze)  # Triton's library complains at the exit of what is left over

@@ -10,7 +10,7 @@ from gemline.errors import InvalidRequest
 from gemline.gateway import grpc_convert as convert
 from gemline.gateway.answer import Answer
 from gemline.gateway.core import Gateway
-from gemline.gateway.grpc_call import Call, Context, greet, named
+from gemline.gateway.grpc_call import Call, Context, called
 from gemline.gateway.grpc_formats import tool_use
 from gemline.gateway.requests import CallDelta, Piece, PositionLogprobs, Prompt
 from gemline.gateway.tools import ToolUse
@@ -40,8 +40,7 @@ class PublicServicer(InferenceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         """The whole continuation of a prompt."""
-        call = await greet(self._gateway, context)
-        with named(call.request_id):
+        async with called(self._gateway, context, asks_for_tokens=True) as call:
             prompt = convert.text_prompt(request.prompt)
             _refuse_tools(request.sampling)
             whole = await self._whole(call, request, prompt)
@@ -58,8 +57,7 @@ class PublicServicer(InferenceServicer):
         self, request: pb.GenerateStreamRequest, context: Context
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
         """The continuation of a prompt, piece by piece."""
-        call = await greet(self._gateway, context)
-        with named(call.request_id):
+        async with called(self._gateway, context, asks_for_tokens=True) as call:
             prompt = convert.text_prompt(request.prompt)
             _refuse_tools(request.sampling)
             band = _band(call, request)
@@ -76,8 +74,7 @@ class PublicServicer(InferenceServicer):
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
         """The model's whole turn."""
-        call = await greet(self._gateway, context)
-        with named(call.request_id):
+        async with called(self._gateway, context, asks_for_tokens=True) as call:
             use = tool_use(request.sampling.tools)
             prompt = convert.chat_prompt(request.messages, use)
             whole = await self._whole(call, request, prompt, use)
@@ -94,8 +91,7 @@ class PublicServicer(InferenceServicer):
 
     async def ChatStream(self, request: pb.ChatStreamRequest, context: Context) -> AsyncIterator[pb.ChatStreamResponse]:
         """The model's turn, piece by piece."""
-        call = await greet(self._gateway, context)
-        with named(call.request_id):
+        async with called(self._gateway, context, asks_for_tokens=True) as call:
             use = tool_use(request.sampling.tools)
             prompt = convert.chat_prompt(request.messages, use)
             band = _band(call, request)
@@ -113,25 +109,20 @@ class PublicServicer(InferenceServicer):
 
     async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
         """The length of a prompt or of a conversation."""
-        call = await greet(self._gateway, context)
-        with named(call.request_id):
+        async with called(self._gateway, context) as call:
             prompt = convert.counted_prompt(request)
             num_tokens = await self._gateway.count_tokens(call.tenant, request.model, prompt)
             return pb.CountTokensResponse(num_tokens=num_tokens)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """The models that the caller's key may use."""
-        call = await greet(self._gateway, context)
-        with named(call.request_id):
+        async with called(self._gateway, context) as call:
             return pb.ListModelsResponse(models=map(convert.model, self._gateway.models(call.tenant)))
 
     async def _answer(self, call: Call, request: _Asking, prompt: Prompt, use: ToolUse | None = None) -> Answer:
         options, band = convert.sampling_options(request.sampling, use), convert.asked_band(request.band)
         asked = call.asks(request.model, prompt, options, band=band, reads_calls=use is not None)
-        try:
-            return await self._gateway.generate(call.tenant, asked, traceparent=call.traceparent)
-        finally:
-            call.tell_standing()
+        return await self._gateway.generate(call.tenant, asked, traceparent=call.traceparent)
 
     async def _whole(self, call: Call, request: _Asking, prompt: Prompt, use: ToolUse | None = None) -> _Whole:
         texts: list[str] = []

@@ -1,9 +1,9 @@
-"""What every public gRPC method does first and last: names the call, finds out whose it is, hides faults of ours."""
+"""What every public gRPC method does first and last: names the call, finds out whose it is, counts it, hides faults."""
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 import grpc.aio
@@ -53,27 +53,27 @@ class Call(NamedTuple):
         self.context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id), *self.tenant.standing.headers()))
 
 
-async def greet(gateway: Gateway, context: Context) -> Call:
-    """Names the call, to the caller too, and finds out whose it is."""
+@asynccontextmanager
+async def called(gateway: Gateway, context: Context, *, asks_for_tokens: bool = False) -> AsyncIterator[Call]:
+    """Inside, a call that has a name, which the caller knows, and an owner, and is counted before anything is done for
+    it, or, if it asks for tokens, perhaps with what it reserves of them. At its end the caller hears how limits stand.
+
+    What is not an error of ours is logged under the request's name and hidden from the caller.
+    """
     arrived_s = time.monotonic()
     metadata = context.invocation_metadata()
     request_id = await name_call(context)
     tenant = await gateway.authenticate(bearer(metadata))
     call = Call(tenant, request_id, metadata_value(metadata, "traceparent"), context, arrived_s)
     try:
-        await gateway.count(tenant)
-    finally:
-        call.tell_standing()
-    return call
-
-
-@contextmanager
-def named(request_id: str) -> Iterator[None]:
-    """Inside, what is not an error of ours is logged under the request's name and hidden from the caller."""
-    try:
-        yield
+        await (gateway.meet(tenant) if asks_for_tokens else gateway.count(tenant))
+        yield call
     except GemlineError:
         raise
     except Exception as error:
         log.exception("request %s failed", request_id)
         raise InternalError(f"internal error; request id {request_id}") from error
+    finally:
+        with suppress(GemlineError):  # what fails before it reserves any counts too; it fails as it did
+            await gateway.count(tenant)
+        call.tell_standing()
