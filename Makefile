@@ -34,9 +34,9 @@ check: $(VENV)/.dev
 	$(PYTHON) -m mypy tests
 	$(VENV)/bin/lint-imports
 
-# The fast tests first: a mistake shows in seconds; then GPU kernels interpreted, and those that start processes or Ray.
-# Two at a time whatever the machine: each may start a platform of its own. Of those that do, three: more than a third of
-# their time is waiting, for a process to start, a lease to end, Ray.
+# The fast tests first: a mistake shows in seconds; then GPU kernels interpreted, those that start processes or Ray, and
+# last, by itself, what goes by times. Two at a time whatever the machine: each may start a platform of its own. Of those
+# that do, three: more than a third of their time is waiting, for a process to start, a lease to end, Ray.
 # A file's tests stay together, for they share what they start; among the slow ones some files share a stack, too: they
 # and faults, which take longest, come first. To look for a marker in the files that do not name it, or for fast tests in
 # those that have none, would mean to import them all.
@@ -46,13 +46,14 @@ marked = $(sort $(shell grep -rlE 'mark\.($(1))\b' tests --include='test_*.py'))
 SLOW = $(call marked,slow|ray)
 SHARING = $(sort $(shell grep -rlF 'xdist_group("shared-stacks")' tests --include='test_*.py'))
 LONG = $(SHARING) $(filter tests/faults/%,$(SLOW))
-NOT_FAST = $(shell grep -rlE '^pytestmark = .*mark\.(slow|ray)\b' tests --include='test_*.py')
+NOT_FAST = $(shell grep -rlE '^pytestmark = .*mark\.(slow|ray|timing)\b' tests --include='test_*.py')
 test: export PYTHONDONTWRITEBYTECODE := # hundreds of processes are started, none of which shall compile our modules anew
 test: $(VENV)/.dev
-	$(PYTHON) -m pytest $(BESIDE) -m "not slow and not ray" $(addprefix --ignore=,$(NOT_FAST))
+	$(PYTHON) -m pytest $(BESIDE) -m "not slow and not ray and not timing" $(addprefix --ignore=,$(NOT_FAST))
 	TRITON_INTERPRET=1 $(PYTHON) -m pytest -n 2 --dist worksteal tests/interpreted
-	$(PYTHON) -m pytest $(BY_STACK) -m "slow or ray" \
+	$(PYTHON) -m pytest $(BY_STACK) -m "(slow or ray) and not timing" \
 		$(LONG) $(filter-out $(LONG),$(SLOW))
+	$(PYTHON) -m pytest -m timing $(call marked,timing)
 
 verify: $(VENV)/.dev
 	PYTHON=$(PYTHON) deploy/generate_protos.sh

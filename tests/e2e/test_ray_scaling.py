@@ -12,7 +12,7 @@ from support.stack import Running, start_stack
 
 from gemline.cluster.records import Role
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timing, pytest.mark.timeout(400)]
 
 LIMIT_S = 120.0  # on a busy machine; a worker takes seconds to start
 
