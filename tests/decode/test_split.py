@@ -199,7 +199,7 @@ async def test_a_stream_spoiled_at_any_frame_costs_nothing_but_time(
             break
         num_fallbacks += 1
 
-    assert num_fallbacks >= 4
+    assert num_fallbacks >= 3  # the first frame, one of keys and values at least, the last
     if act is not hand_prefill.repeat:  # an end frame that comes twice comes too late to matter
         assert await becomes_true(lambda: prefills(split.decode, "fallback") == num_fallbacks)
     assert await becomes_true(split.idle)
