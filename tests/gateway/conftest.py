@@ -1,12 +1,14 @@
 """What the gateway's tests share: workers driven by hand, and a gateway with real workers in this very process."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.hand_worker import HandWorker, MakeWorker
 from support.in_process import MODEL, TENANT, InProcess, in_process
 
+from gemline.cluster.limits import LimitStore, Reserved
 from gemline.gateway.sessions import Sessions
 
 
@@ -43,3 +45,17 @@ def sessions(platform: InProcess) -> Sessions:
 async def session_id(sessions: Sessions) -> str:
     """A new session of TENANT."""
     return (await sessions.create(TENANT, MODEL, None, {})).record.session_id
+
+
+@pytest.fixture
+def num_asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How often Redis has been asked about limits."""
+    asks, num = LimitStore._ask, 0
+
+    async def noted(self: LimitStore, *arguments: Any, **options: Any) -> Reserved:
+        nonlocal num
+        num += 1
+        return await asks(self, *arguments, **options)
+
+    monkeypatch.setattr(LimitStore, "_ask", noted)
+    return lambda: num

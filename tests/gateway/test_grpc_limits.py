@@ -1,6 +1,6 @@
 """Limits over gRPC: how they stand after every answer, and errors that say when to try again."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +13,7 @@ from support.in_process import MODEL, InProcess
 
 from gemline.client import AsyncClient, RetryPolicy
 from gemline.cluster.access import KeyRecord
-from gemline.cluster.limits import Limits, LimitStore, Reserved
+from gemline.cluster.limits import Limits
 from gemline.errors import RateLimited
 from gemline.gateway.grpc_server import PublicServer
 from gemline.v1 import inference_pb2 as pb
@@ -70,16 +70,8 @@ async def test_every_answer_tells_how_the_limits_stand_and_a_refusal_when_to_com
 
 
 async def test_a_call_far_from_its_limit_is_counted_once_in_one_question(
-    platform: InProcess, address: str, monkeypatch: pytest.MonkeyPatch
+    platform: InProcess, address: str, num_asked: Callable[[], int]
 ) -> None:
-    asks, num_asked = LimitStore._ask, 0
-
-    async def noted(self: LimitStore, *arguments: Any, **options: Any) -> Reserved:
-        nonlocal num_asked
-        num_asked += 1
-        return await asks(self, *arguments, **options)
-
-    monkeypatch.setattr(LimitStore, "_ask", noted)
     metadata = (("authorization", f"Bearer {await key_with(platform, Limits(requests_per_min=9))}"),)
     good = pb.SamplingOptions(max_tokens=4, temperature=0.0)
     async with grpc.aio.insecure_channel(address) as channel:
@@ -91,14 +83,14 @@ async def test_a_call_far_from_its_limit_is_counted_once_in_one_question(
             (pb.SamplingOptions(temperature=-1.0), grpc.StatusCode.INVALID_ARGUMENT, 1),
             (good, grpc.StatusCode.OK, 1),
         ):
-            before = num_asked
+            before = num_asked()
             call = stub.GenerateStream(
                 pb.GenerateStreamRequest(model=MODEL, prompt="Hi", sampling=sampling), metadata=metadata
             )
             with suppress(grpc.aio.AioRpcError):
                 async for _ in call:
                     pass
-            assert (await call.code(), num_asked - before) == (expected, num)
+            assert (await call.code(), num_asked() - before) == (expected, num)
         assert dict(await call.trailing_metadata())["x-ratelimit-remaining-requests"] == "5"
 
 
