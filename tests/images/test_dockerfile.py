@@ -1,4 +1,4 @@
-"""deploy/docker: what its linter says, that every package is locked, and that the gateway's install steps work."""
+"""deploy/docker: what its linter says, that every package is locked, and that the install steps give what serves."""
 
 import os
 import re
@@ -6,11 +6,16 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import yaml
+from support.decode_workers import living
+
+from gemline.cluster.records import Role
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "deploy" / "docker"
@@ -123,26 +128,52 @@ def test_only_the_image_for_gpus_brings_cuda() -> None:
     assert "nvidia-nccl-cu13" in names("worker-cuda")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_the_gateways_steps_give_a_gateway(tmp_path: Path) -> None:
-    """The Dockerfile's own RUN lines, with this machine's Python for the base image's."""
-    source = tmp_path / "src"
+def environment() -> dict[str, str]:
+    """With this machine's Python for the base image's. What runs a few times need not be compiled by pip."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "SSL_CERT"))}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+    return kept | {"PATH": path, "PIP_NO_COMPILE": "1", "PIP_RETRIES": "1"}
+
+
+def replay(stage: str, source: Path, root: Path) -> None:
+    """The Dockerfile's own RUN lines, with /opt below `root` and /dist beside `source`."""
+    for word, command in stages()[stage].steps:
+        if word == "RUN":
+            here = command.replace("/opt/", f"{root}/opt/").replace("/dist", f"{source.parent}/dist")
+            subprocess.run(["bash", "-euo", "pipefail", "-c", here], cwd=source, env=environment(), check=True)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is copied into a build; the wheel is made."""
+    source = tmp_path_factory.mktemp("image") / "src"
+    source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
-        source.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, source / name)
     for name in ("services", "kernels", "deploy/docker/requirements"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "SSL_CERT"))}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    environment["PIP_NO_COMPILE"] = "1"  # what runs three times need not be
-    for stage in ("wheel", "gateway-packages"):
-        for word, command in stages()[stage].steps:
-            if word == "RUN":
-                here = command.replace("/opt/", f"{tmp_path}/opt/").replace("/dist", f"{tmp_path}/dist")
-                subprocess.run(["bash", "-euo", "pipefail", "-c", here], cwd=source, env=environment, check=True)
-    scripts = tmp_path / "opt" / "gemline" / "bin"
-    shown = subprocess.run([scripts / "gemline", "gateway", "--help"], env=environment, capture_output=True, text=True)
+    replay("wheel", source, source.parent)
+    return source
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    """What an image is installed below. It is large, and gone afterwards."""
+    yield tmp_path
+    shutil.rmtree(tmp_path / "opt")
+
+
+def installed(target: str, source: Path, root: Path) -> Path:
+    """The folder of that image's commands."""
+    replay(f"{target}-packages", source, root)
+    return root / "opt" / "gemline" / "bin"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_gateways_steps_give_a_gateway(source: Path, root: Path) -> None:
+    scripts, variables = installed("gateway", source, root), environment()
+    shown = subprocess.run([scripts / "gemline", "gateway", "--help"], env=variables, capture_output=True, text=True)
     assert shown.returncode == 0
     assert "--redis-url" in shown.stdout
     imported = (
@@ -150,7 +181,29 @@ def test_the_gateways_steps_give_a_gateway(tmp_path: Path) -> None:
         "import gemline.cli.gateway, gemline.cli.keys\n"
         "print(sorted({'torch', 'ray', 'numpy'} & set(sys.modules)))"
     )
-    result = subprocess.run([scripts / "python", "-c", imported], env=environment, capture_output=True, text=True)
+    result = subprocess.run([scripts / "python", "-c", imported], env=variables, capture_output=True, text=True)
     assert result.stdout == "[]\n", result.stderr
-    missing = subprocess.run([scripts / "python", "-c", "import torch"], env=environment, capture_output=True)
+    missing = subprocess.run([scripts / "python", "-c", "import torch"], env=variables, capture_output=True)
     assert b"No module named 'torch'" in missing.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_cpu_workers_steps_give_workers_that_serve(
+    source: Path, root: Path, redis_url: str, tiny_checkpoint: Path
+) -> None:
+    scripts, variables = installed("worker-cpu", source, root), environment() | {"GEMLINE_REDIS_URL": redis_url}
+    roles = (Role.TOKENIZATION, Role.DECODE)
+    model = ["--model-dir", str(tiny_checkpoint), "--served-model-name", "tiny"]
+    workers = [subprocess.Popen([scripts / "gemline", "worker", role.value, *model], env=variables) for role in roles]
+    try:
+        limit_s = time.monotonic() + 120
+        while not all(living(redis_url, role) for role in roles):
+            assert time.monotonic() < limit_s, "they do not register"
+            assert all(worker.poll() is None for worker in workers)
+            time.sleep(0.2)
+    finally:
+        for worker in workers:
+            worker.terminate()
+        statuses = [worker.wait(60) for worker in workers]
+    assert statuses == [0, 0]
