@@ -83,6 +83,9 @@ class Backend(Protocol):
     def device(self) -> torch.device:
         """Where weights, activations and caches have to be. `query_start` and `context_len` are always on the CPU."""
 
+    def __hash__(self) -> int:
+        """A backend may be a key: what was found out about one is kept for it."""
+
     def check_shape(self, dtype: torch.dtype, head_dim: int, block_size: int) -> None:
         """Raises ValueError, which says what is supported, for a model or a block size that it cannot serve."""
 

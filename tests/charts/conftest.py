@@ -18,6 +18,13 @@ def real_server() -> Iterator[Cluster]:
         yield server
 
 
+@pytest.fixture
+def stand_in_alone() -> Iterator[Cluster]:
+    """For what a real API server cannot show: who asked it what, and how it would be with another account."""
+    with stand_in() as server:
+        yield server
+
+
 @pytest.fixture(params=["stand-in", pytest.param("real", marks=pytest.mark.kube)])
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A namespace that holds nothing."""

@@ -4,7 +4,7 @@ import itertools
 import json
 import random
 import re
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -19,11 +19,12 @@ from gemline.sizing.gpus import GPUS
 from gemline.sizing.models import PUBLISHED
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+QUANTIZED: dict[str, WeightForm] = {"fp8": "fp8", "int8": "int8", "int4": "int4"}  # others are stored as computed with
 CASES = list(
     itertools.product(
         PUBLISHED,
         VALUES["gpus"],
-        ("none", "fp8", "int8", "int4"),
+        ("none", *QUANTIZED),
         ("auto", "bfloat16", "float32"),
         maker.DEGREES,
         ("auto", "fp8"),
@@ -40,10 +41,9 @@ def refused(**changes: Any) -> str:
 @pytest.mark.parametrize("case", random.Random(7).sample(CASES, 24), ids=lambda case: " ".join(map(str, case)))
 def test_the_template_counts_as_the_plan_does(case: tuple[str, str, str, str, int, str]) -> None:
     size, gpu, quantization, dtype, degree, kv = case
-    own: WeightForm = "f32" if dtype == "float32" else "bf16"
-    weights: WeightForm = own if quantization == "none" else quantization  # type: ignore[assignment]
-    cache: CacheForm = "fp8" if kv == "fp8" else own  # type: ignore[assignment]
-    shard = Footprint(PUBLISHED[size], weights, cache, degree)
+    own: Literal["f32", "bf16"] = "f32" if dtype == "float32" else "bf16"
+    cache: CacheForm = "fp8" if kv == "fp8" else own
+    shard = Footprint(PUBLISHED[size], QUANTIZED.get(quantization, own), cache, degree)
     room = capacity(shard, GPUS[gpu])
     number = room.num_sequences(shard, maker.CONTEXT)
     message = refused(

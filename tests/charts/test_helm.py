@@ -150,25 +150,28 @@ def test_values_that_are_refused_change_nothing(cluster: Cluster, case: str) -> 
         assert cluster.objects() == before
 
 
-def test_a_refused_install_sends_no_request_that_could_write(cluster: Cluster) -> None:
-    if cluster.fake is None:
-        pytest.skip("a real API server tells nobody of its requests")
-    asked = cluster.fake.verbs
+def test_a_refused_install_sends_no_request_that_could_write(stand_in_alone: Cluster) -> None:
+    """A real API server tells nobody of its requests."""
+    assert stand_in_alone.fake is not None
+    asked = stand_in_alone.fake.verbs
     asked.clear()
-    with cluster.helm() as helm, pytest.raises(HelmError, match=r"redis\.existingSecret: namespace .* has no Secret"):
+    with (
+        stand_in_alone.helm() as helm,
+        pytest.raises(HelmError, match=r"redis\.existingSecret: namespace .* has no Secret"),
+    ):
         helm.install(PROFILES["cpu"])
     assert dict(asked) == {"secrets": {"list"}}
 
 
-def test_who_may_not_list_secrets_is_told_the_value_that_goes_without(cluster: Cluster) -> None:
-    if cluster.fake is None:
-        pytest.skip("on a real API server Helm keeps its releases in Secrets, and lists them")
-    cluster.fake.forbidden.add(("secrets", "list"))
-    with cluster.helm() as helm:
+def test_who_may_not_list_secrets_is_told_the_value_that_goes_without(stand_in_alone: Cluster) -> None:
+    """On a real API server Helm keeps its releases in Secrets, and lists them."""
+    assert stand_in_alone.fake is not None
+    stand_in_alone.fake.forbidden.add(("secrets", "list"))
+    with stand_in_alone.helm() as helm:
         with pytest.raises(HelmError, match=r'"gemline\.checkSecrets" at <lookup .*may not list secrets'):
             helm.install(PROFILES["cpu"])
         helm.install(changed("cpu", checkSecrets=False))
-    assert cluster.fake.verbs["secrets"] == {"list"}, "the one that was refused"
+    assert stand_in_alone.fake.verbs["secrets"] == {"list"}, "the one that was refused"
 
 
 def test_a_claim_that_kubernetes_would_not_change_is_refused_before_anything_is(cluster: Cluster) -> None:

@@ -70,9 +70,9 @@ def nodes(address: str, place: str, pods: list[dict[str, str]]) -> Iterator[None
                 max_worker_port=0,
                 node_manager_port=0,
                 temp_dir=place,
+                dashboard_agent_listen_port=None,  # the head has one
+                include_log_monitor="",  # and one of these; Ray's type is text, and None would mean yes
             )
-            # The head has them.
-            own.update(dashboard_agent_listen_port=None, include_log_monitor=False)  # type: ignore[no-untyped-call]
             running.append(Node(own, head=False, shutdown_at_exit=True, spawn_reaper=True))
         yield
     finally:

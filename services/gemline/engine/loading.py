@@ -85,7 +85,7 @@ def load_model(
         _log.warning("fp8 keys and values are slow on a CPU, which makes them float32 for each step: they save memory")
     options = replace(options, dtype=dtype, kv_scales=_kv_scales(model_dir, weights, options))
     _log.info("%s: %s", model_dir, _plan(config, options, backend.device, ranks))
-    _check(backend, dtype, options.quantization, config)  # type: ignore[arg-type]  # backends are hashable
+    _check(backend, dtype, options.quantization, config)
     model = Gemma2Model(config, weights, getattr(torch, dtype), backend, options.quantization, ranks)
     give_back_freed_memory()
     report = LoadReport(
